@@ -1,0 +1,256 @@
+"""Configuration of `jobs.prepare`: raw records to a redacted, deduplicated, split dataset."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr
+
+Shape = Literal["auto", "input_output", "instruction_output", "instruction_response", "prompt_completion", "messages", "text", "preference", "template"]
+PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+
+
+class TemplateConfig(Config):
+    """A conversation built from a file's columns by `{column}` placeholders."""
+
+    user: Annotated[str, Field(min_length=1)]
+    """What the user says, for example `"{text}"`."""
+
+    assistant: Annotated[str, Field(min_length=1)]
+    """What the assistant answers, for example `"{label}"`."""
+
+    system: str | None = None
+    """A system prompt put before both."""
+
+
+class InputConfig(Config):
+    """The raw records."""
+
+    paths: Annotated[list[PathStr], Field(min_length=1)]
+    """Files, folders or globs of JSONL (.jsonl, .json, .gz, .zst), Parquet or CSV; local or `s3://…`."""
+
+    shape: Shape = "auto"
+    """The records' shape; `auto` detects it for each file from its first rows."""
+
+    template: TemplateConfig | None = None
+    """Builds conversations from other columns; implies `shape: template`."""
+
+    system_prompt: str | None = None
+    """A system message put before every conversation that has none."""
+
+    label_column: str = "label"
+    """Column with the class of a record: used to stratify the split and to find contradictory labels."""
+
+    subject_column: str = "subject"
+    """Column with the data subject's key; stored as a keyed hash only."""
+
+    max_record_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    """A longer line or row is quarantined."""
+
+    chunk_bytes: Annotated[int, Field(ge=64)] = 16 * 1024 * 1024
+    """Plain JSONL files are read in pieces of about this size, in parallel. Does not change the result."""
+
+
+class PatternConfig(Config):
+    """A pattern of the user's own."""
+
+    entity: PiiEntity
+    """Entity type that a match is given."""
+
+    regex: Annotated[str, Field(min_length=1)]
+    """Python regular expression; group 1, where there is one, is what is redacted."""
+
+    score: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Confidence of a match."""
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        import re
+
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a valid regular expression: {error}") from None
+        return value
+
+
+class PiiConfig(Config):
+    """What counts as personal or secret, and what takes its place."""
+
+    profile: Literal["safe_harbor", "enterprise", "fast", "custom", "none"] = "enterprise"
+    """`safe_harbor`: HIPAA's 18 identifiers. `enterprise`: those plus organisations' secrets and numbers. `fast`: patterns and checksums, no NER. `custom`: `entities` and `patterns` only. `none`: nothing is redacted (the report says so)."""
+
+    replacement: Literal["token", "numbered", "surrogate", "mask", "drop"] = "token"
+    """`token`: `[REDACTED_TYPE]`. `numbered`: `[PERSON_1]`, the same value the same number within a record. `surrogate`: a consistent false value made from a keyed hash. `mask`: asterisks. `drop`: the whole record is dropped."""
+
+    language: str = "en"
+    """ISO 639-1 language of the texts."""
+
+    ner_model: str = "auto"
+    """spaCy pipeline for names and places; `auto` takes `en_core_web_lg` where installed, else the small one; `none` switches NER off."""
+
+    entities: list[PiiEntity] | None = None
+    """Entity types to redact; default: all of the profile. Required by `custom` without `patterns`."""
+
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Findings below this confidence are ignored."""
+
+    patterns: list[PatternConfig] = []
+    """Patterns of your own, on top of the profile."""
+
+    deny_list: dict[str, list[str]] = {}
+    """Entity type → values that are always redacted (whole words, case-insensitive)."""
+
+    allow_list: list[str] = []
+    """Values that are never redacted (case-insensitive)."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Records that an actor scans at a time. Does not change the result."""
+
+    @model_validator(mode="after")
+    def _custom_needs_entities(self) -> "PiiConfig":
+        if self.profile == "custom" and not (self.entities or self.patterns or self.deny_list):
+            raise ValueError("profile custom needs pii.entities, pii.patterns or pii.deny_list")
+        return self
+
+
+class DedupConfig(Config):
+    """Exact and near duplicates."""
+
+    enabled: bool = True
+    """Whether duplicates are dropped."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity of word n-grams at and above which two records are near-duplicates."""
+
+    num_permutations: Annotated[int, Field(ge=16, le=1024)] = 128
+    """MinHash permutations; bands and rows follow from the threshold by the S-curve."""
+
+    ngram: Annotated[int, Field(ge=1, le=20)] = 5
+    """Words per shingle; shorter records are one shingle."""
+
+    scheme: Literal["affine32", "legacy"] = "affine32"
+    """datasketch's permutation scheme, written to the manifest; hashes of mixed schemes do not compare."""
+
+
+class FilterConfig(Config):
+    """Quality filters, run on the redacted text."""
+
+    enabled: bool = True
+    """Whether any filter runs."""
+
+    min_tokens: Annotated[int, Field(ge=0)] = 3
+    """Fewer tokens (words and punctuation) in a record than this: dropped as `too_short`."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 2000
+    """More tokens than this: dropped as `too_long`."""
+
+    max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the words taken by repeated 3-grams above which a record is `repetitive`."""
+
+    max_symbol_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of characters that are neither letters, digits nor white space above which a record is `symbols`; redaction tokens do not count."""
+
+    max_redacted_ratio: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the words that are redaction tokens above which nothing is left to learn: `mostly_redacted`."""
+
+    label_conflicts: Literal["review", "keep"] = "review"
+    """What happens to records of the same input with different labels or answers: held out for review, or kept."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "FilterConfig":
+        if self.min_tokens >= self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} must be below max_tokens {self.max_tokens}")
+        return self
+
+
+class SplitConfig(Config):
+    """Train, validation and test. Near-duplicates and records of one subject stay on one side."""
+
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of records for validation."""
+
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Share of records for the held-out test."""
+
+    stratify: bool = True
+    """Keep the label distribution alike in all parts."""
+
+    group_by_subject: bool = True
+    """Keep all records of one data subject on one side."""
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> "SplitConfig":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leave nothing to train on")
+        return self
+
+
+class QuarantineConfig(Config):
+    """Rows that could not be read or processed."""
+
+    keep_raw: bool = False
+    """Also store the raw bytes of quarantined rows (they may hold PII); default: their hash only."""
+
+    max_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The job fails when more than this share of the rows ends in quarantine."""
+
+
+class ExecutionConfig(Config):
+    """How the work is spread. Nothing here changes the result."""
+
+    num_workers: Annotated[int, Field(ge=1)] | None = None
+    """Redaction actors; default: the cluster's CPUs less one, at least one."""
+
+    num_partitions: Annotated[int, Field(ge=1)] = 8
+    """Partitions of an exchange (grouping by hash)."""
+
+    rows_per_block: Annotated[int, Field(ge=1)] = 2048
+    """Rows that travel together between stages."""
+
+
+class PrepareOutputConfig(OutputConfig):
+    """The prepared dataset."""
+
+    num_files: Annotated[int, Field(ge=1)] = 4
+    """Parquet files per split; rows are assigned by hash of id and sorted."""
+
+
+class PrepareConfig(JobConfig):
+    """`jobs.prepare`."""
+
+    input: InputConfig
+    """The raw records."""
+
+    output: PrepareOutputConfig
+    """The prepared dataset."""
+
+    pii: PiiConfig = PiiConfig()
+    """Redaction."""
+
+    dedup: DedupConfig = DedupConfig()
+    """Duplicates."""
+
+    filter: FilterConfig = FilterConfig()
+    """Quality filters."""
+
+    split: SplitConfig = SplitConfig()
+    """Train, validation and test."""
+
+    quarantine: QuarantineConfig = QuarantineConfig()
+    """Unreadable rows."""
+
+    execution: ExecutionConfig = ExecutionConfig()
+    """Parallelism."""
+
+    @property
+    def result_keys(self) -> dict[str, Any]:
+        """The part of the configuration on which the result's bytes depend."""
+        values = self.resolved()
+        for section, names in {"input": ["chunk_bytes", "paths"], "pii": ["batch_size"], "output": ["path"]}.items():
+            for name in names:
+                values[section].pop(name)
+        for name in ("execution", "cluster"):
+            values.pop(name)
+        return values

@@ -1,0 +1,211 @@
+"""Configuration of `jobs.train`: a prepared dataset to an adapter or a tuned model."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceStr
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class TrainDataConfig(Config):
+    """The prepared dataset and how it is laid out for the model."""
+
+    path: PathStr
+    """Folder of a prepared dataset (with `_SUCCESS`)."""
+
+    packing: bool = True
+    """Put several samples into one sequence, each attending to itself only."""
+
+    max_unsupervised: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The job aborts when more than this share of the rows supervises no token."""
+
+
+class ModelConfig(Config):
+    """The base model."""
+
+    source: SourceStr
+    """`embedded:smollm2-135m`, a Hugging Face id or a local folder; safetensors only."""
+
+    revision: str | None = None
+    """Git revision of a Hugging Face id."""
+
+
+class MethodConfig(Config):
+    """What is trained."""
+
+    kind: Literal["lora", "qlora", "full"] = "lora"
+    """Low-rank adapters, adapters on a 4-bit base (needs a CUDA device), or all weights."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """LoRA rank."""
+
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """LoRA alpha; the update is scaled by alpha / rank. Default: twice the rank."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """LoRA dropout."""
+
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get an adapter: `all-linear`, or names."""
+
+    use_rslora: bool = False
+    """Scale by alpha / √rank (rank-stabilised LoRA)."""
+
+
+class OptimConfig(Config):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after warm-up."""
+
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the rate rises linearly."""
+
+    min_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The rate at the end, as a share of the peak."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's first-moment decay."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's second-moment decay."""
+
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this global norm."""
+
+
+class TrainLoopConfig(Config):
+    """Length, batch and rhythm of the run."""
+
+    num_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the training split, when `max_steps` is not set."""
+
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps; overrides `num_epochs`."""
+
+    global_batch_size: Annotated[int, Field(ge=1)] = 16
+    """Sequences (packs, with packing) per optimiser step over all workers; constant under any number of workers."""
+
+    micro_batch_size: Annotated[int, Field(ge=1)] = 1
+    """Sequences per forward pass of one worker; gradient accumulation is derived."""
+
+    max_seq_len: Annotated[int, Field(ge=8)] = 1024
+    """Longest sequence in tokens; longer samples are truncated from the left of the prompt and counted."""
+
+    precision: Precision = "auto"
+    """`auto`: bfloat16 where the device computes it natively, else float32."""
+
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    eval_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Validation interval; default: at the end only."""
+
+    max_eval_samples: Annotated[int, Field(ge=1)] | None = None
+    """At most this many validation rows; default: all."""
+
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoint interval; default: with every validation."""
+
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints kept besides the best."""
+
+
+class ParallelConfig(Config):
+    """How the model is spread over the workers."""
+
+    strategy: Literal["ddp", "deepspeed"] = "deepspeed"
+    """PyTorch's DistributedDataParallel, or DeepSpeed ZeRO."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """ZeRO stage: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
+
+    offload_optimizer: bool = False
+    """Keep optimiser states in host memory."""
+
+    offload_params: bool = False
+    """Keep parameters in host memory (ZeRO-3)."""
+
+
+class ScalingConfig(Config):
+    """The workers."""
+
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers (one per GPU)."""
+
+    use_gpu: bool = False
+    """Give every worker one GPU."""
+
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs reserved for each worker."""
+
+    accelerator_type: str | None = None
+    """Ray accelerator type that the workers need, for example `A100-80G`."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Worker failures after which the run goes on from the last checkpoint."""
+
+
+class RunOutputConfig(OutputConfig):
+    """The folder of runs."""
+
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
+    """Name of the run's folder; default: derived from data, model and configuration, so that a second run finds the first."""
+
+
+class TrainConfig(JobConfig):
+    """`jobs.train`."""
+
+    data: TrainDataConfig
+    """The prepared dataset."""
+
+    model: ModelConfig
+    """The base model."""
+
+    output: RunOutputConfig
+    """The folder of runs."""
+
+    method: MethodConfig = MethodConfig()
+    """What is trained."""
+
+    optim: OptimConfig = OptimConfig()
+    """Optimiser and schedule."""
+
+    train: TrainLoopConfig = TrainLoopConfig()
+    """Length, batch and rhythm."""
+
+    parallel: ParallelConfig = ParallelConfig()
+    """Parallel strategy."""
+
+    scaling: ScalingConfig = ScalingConfig()
+    """Workers."""
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """Micro-batches per worker and optimiser step."""
+        return self.train.global_batch_size // (self.train.micro_batch_size * self.scaling.num_workers)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "TrainConfig":
+        batch, micro, workers = self.train.global_batch_size, self.train.micro_batch_size, self.scaling.num_workers
+        if batch % (micro * workers):
+            raise ValueError(
+                f"train.global_batch_size {batch} cannot be divided among scaling.num_workers {workers} × "
+                f"train.micro_batch_size {micro}; the next that can is {-(-batch // (micro * workers)) * micro * workers}"
+            )
+        if self.parallel.offload_params and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage != 3):
+            raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
+        if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):
+            raise ValueError("parallel.offload_optimizer needs parallel.strategy deepspeed with zero_stage 1, 2 or 3")
+        return self

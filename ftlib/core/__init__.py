@@ -1,0 +1,1 @@
+"""Errors, logging, storage and fingerprints: what every other package stands on. Imports no ray, no torch."""

@@ -1,0 +1,56 @@
+"""Secrets come from a mounted file or the environment, never from a config.
+
+A secret named `NAME` is read from the file that `NAME_FILE` points to, else from `NAME` itself.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+
+logger = get_logger(__name__)
+
+REDACTION_KEY = "FTLIB_KEY"
+API_KEYS = "FTLIB_API_KEYS"
+MIN_KEY_BYTES = 16
+
+
+def state_home() -> Path:
+    """Where caches and generated keys live: `FTLIB_HOME`, else `~/.cache/ftlib`."""
+    return Path(os.environ.get("FTLIB_HOME") or Path.home() / ".cache" / "ftlib")
+
+
+def read_secret(name: str) -> str | None:
+    """The secret's value, or None when neither the file nor the variable is set."""
+    if file := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"{name}_FILE={file}: cannot be read ({error.strerror})") from error
+    return os.environ.get(name) or None
+
+
+def redaction_key() -> bytes:
+    """The key of every keyed hash in prepared data.
+
+    Without `FTLIB_KEY_FILE` or `FTLIB_KEY` a random key is made once in `FTLIB_HOME`, so that a second run on this
+    machine gives the same bytes; a cluster should mount one. Raises UserError for a key under 16 bytes.
+    """
+    value = read_secret(REDACTION_KEY)
+    if value is None:
+        path = state_home() / "redaction.key"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                    file.write(secrets.token_hex(32) + "\n")
+                logger.warning("no %s_FILE is set: made a redaction key in %s; keep it", REDACTION_KEY, path)
+            except FileExistsError:
+                pass
+        value = path.read_text(encoding="utf-8").strip()
+    if len(value.encode()) < MIN_KEY_BYTES:
+        raise UserError(f"the redaction key ({REDACTION_KEY}) has fewer than {MIN_KEY_BYTES} bytes; "
+                        "make one with: openssl rand -hex 32")
+    return value.encode()

@@ -1,0 +1,130 @@
+"""Paths that may be local or fsspec URIs, and writes that appear whole or not at all.
+
+Locally a result is written under a temporary name and renamed. On an object store there is no rename: files go under
+their final, unique prefix and the file that readers look for (`_SUCCESS`, a manifest) is put last.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from ftlib.core.errors import UserError
+
+
+def is_uri(path: str) -> bool:
+    """Whether a path names a remote file system (`s3://…`); `file://` counts as local."""
+    return "://" in path and not path.startswith("file://")
+
+
+def local_path(path: str) -> Path:
+    """The local path behind `path` with `~` expanded; raises UserError for a remote URI."""
+    if is_uri(path):
+        raise UserError(f"{path}: a local path is needed here")
+    return Path(path.removeprefix("file://")).expanduser()
+
+
+def join(base: str, *parts: str) -> str:
+    """Join path components below a local path or URI."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """The fsspec file system of a path and the path within it."""
+    try:
+        fs, inner = fsspec.core.url_to_fs(str(path) if is_uri(path) else str(local_path(path)))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}: no file system for this address ({error})") from error
+    return fs, inner
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, inner = filesystem(path)
+    return bool(fs.exists(inner))
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's content; raises UserError when it is absent."""
+    fs, inner = filesystem(path)
+    try:
+        content: bytes = fs.cat_file(inner)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    return content
+
+
+def read_json(path: str) -> Any:
+    """A JSON file's value; raises UserError when it is absent or broken."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new, never a part."""
+    fs, inner = filesystem(path)
+    if is_uri(path):
+        fs.pipe_file(inner, content)
+        return
+    target = Path(inner)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str, content: str) -> None:
+    """Write a UTF-8 file atomically."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write indented JSON atomically, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+@contextmanager
+def atomic_dir(path: str) -> Iterator[Path]:
+    """A local folder that appears under `path` only if the block ends without an error.
+
+    Yields a temporary sibling folder; on success it replaces what stood at `path`.
+    """
+    target = local_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            retired = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+            os.replace(target, retired)
+            os.replace(temporary, target)
+            shutil.rmtree(retired)
+        else:
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def free_bytes(path: str) -> int | None:
+    """Free disk space under the nearest existing parent of a local path; None for a URI."""
+    if is_uri(path):
+        return None
+    probe = local_path(path).absolute()
+    while not probe.exists():
+        probe = probe.parent
+    return shutil.disk_usage(probe).free

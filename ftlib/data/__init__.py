@@ -1,0 +1,1 @@
+"""Data preparation on Ray: raw records in, a redacted, deduplicated, split dataset out."""

@@ -1,0 +1,1 @@
+"""Scores with intervals, comparison with the base model, and gates."""

@@ -1,0 +1,1 @@
+"""The generation engine behind evaluation and serving."""

@@ -1,0 +1,1 @@
+"""Find, load, adapt and export a model and its tokenizer."""

@@ -1,0 +1,1 @@
+"""Manifests, lineage, the model registry (MLflow) and the rules of promotion."""

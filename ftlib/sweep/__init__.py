@@ -1,0 +1,1 @@
+"""Hyperparameter search: Optuna over Ray Train runs."""

@@ -1,0 +1,1 @@
+"""Algorithms on text, without Ray and without torch: PII, MinHash, clusters, quality, metrics."""
