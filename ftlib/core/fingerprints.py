@@ -48,3 +48,18 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def folder_sha256(folder: str | Path) -> str:
+    """SHA-256 over the relative paths and contents of every file below a local folder: the identity of a model.
+
+    Raises FileNotFoundError when the folder is absent or holds no file.
+    """
+    root = Path(folder)
+    digest = hashlib.sha256()
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        raise FileNotFoundError(f"{root}: no files")
+    for path in files:
+        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
