@@ -36,7 +36,9 @@ def validate(cls: type[C], values: dict[str, Any]) -> C:
     except ValidationError as error:
         lines = [_describe(cls, item) for item in error.errors(include_url=False)]
         noun = "mistake" if len(lines) == 1 else "mistakes"
-        raise UserError(f"{len(lines)} {noun} in the configuration:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise UserError(
+            f"{len(lines)} {noun} in the configuration:\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
 
 
 def read_mapping(source: str) -> dict[str, Any]:
@@ -206,7 +208,8 @@ def refuse_relative_paths(config: Config) -> None:
     if problems:
         raise UserError(
             "this job runs from an uploaded copy of your working directory, so relative paths would be lost with it:\n"
-            + "\n".join(problems) + "\n  (python -m jobs.submit makes paths absolute by itself)"
+            + "\n".join(problems)
+            + "\n  (python -m jobs.submit makes paths absolute by itself)"
         )
 
 

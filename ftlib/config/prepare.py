@@ -6,7 +6,17 @@ from pydantic import Field, field_validator, model_validator
 
 from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr
 
-Shape = Literal["auto", "input_output", "instruction_output", "instruction_response", "prompt_completion", "messages", "text", "preference", "template"]
+Shape = Literal[
+    "auto",
+    "input_output",
+    "instruction_output",
+    "instruction_response",
+    "prompt_completion",
+    "messages",
+    "text",
+    "preference",
+    "template",
+]
 PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
@@ -183,7 +193,9 @@ class SplitConfig(Config):
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "SplitConfig":
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError(f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leave nothing to train on")
+            raise ValueError(
+                f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leave nothing to train on"
+            )
         return self
 
 

@@ -51,6 +51,8 @@ def redaction_key() -> bytes:
                 pass
         value = path.read_text(encoding="utf-8").strip()
     if len(value.encode()) < MIN_KEY_BYTES:
-        raise UserError(f"the redaction key ({REDACTION_KEY}) has fewer than {MIN_KEY_BYTES} bytes; "
-                        "make one with: openssl rand -hex 32")
+        raise UserError(
+            f"the redaction key ({REDACTION_KEY}) has fewer than {MIN_KEY_BYTES} bytes; "
+            "make one with: openssl rand -hex 32"
+        )
     return value.encode()

@@ -16,14 +16,32 @@ from ftlib.core.storage import exists, join, read_json, write_json
 
 MANIFEST = "manifest.json"
 _PACKAGES = (
-    "ray", "torch", "transformers", "peft", "deepspeed", "datasketch", "presidio-analyzer", "spacy", "pyarrow",
-    "optuna", "mlflow", "pydantic",
+    "ray",
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "datasketch",
+    "presidio-analyzer",
+    "spacy",
+    "pyarrow",
+    "optuna",
+    "mlflow",
+    "pydantic",
 )
 
 
 def work_key(kind: str, config: Any, inputs: Any) -> str:
     """Key of a piece of work: equal inputs, configuration, code and library versions give equal keys."""
-    return fingerprint({"kind": kind, "config": config, "inputs": inputs, "code": code_version(), "packages": package_versions(_PACKAGES)})
+    return fingerprint(
+        {
+            "kind": kind,
+            "config": config,
+            "inputs": inputs,
+            "code": code_version(),
+            "packages": package_versions(_PACKAGES),
+        }
+    )
 
 
 def hash_files(folder: Path) -> dict[str, str]:

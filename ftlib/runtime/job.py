@@ -102,4 +102,6 @@ def _parser(name: str, config_cls: type[JobConfig]) -> argparse.ArgumentParser:
 
 
 def _sections(config_cls: type[JobConfig]) -> list[str]:
-    return [f"{key}{'' if not field.is_required() else ' (required)'}" for key, field in config_cls.model_fields.items()]
+    return [
+        f"{key}{'' if not field.is_required() else ' (required)'}" for key, field in config_cls.model_fields.items()
+    ]
