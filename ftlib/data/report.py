@@ -1,0 +1,355 @@
+"""The audit report of a prepared dataset: `report.json` and a self-contained `report.html`.
+
+In: `Facts`, plain counts that the pipeline's stages already have (never a record's text, never a found value).
+Out: `Report`, the facts plus what is derived from them: a summary, label balance, and findings with a severity and
+a suggested fix. Both files depend on the facts alone: they hold no time and no path but the inputs' names.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+
+from ftlib.core.storage import join, write_json, write_text
+
+Severity = Literal["high", "medium", "low", "info"]
+PERCENTILES = ("min", "p5", "p25", "p50", "p75", "p95", "p99", "max")
+
+
+class InputFacts(TypedDict):
+    """One input file."""
+
+    source: str
+    """Its name."""
+    shape: str
+    """The shape that was detected or set."""
+    num_rows: int
+    """Rows read, broken ones included."""
+
+
+class StageFacts(TypedDict):
+    """One stage's row account: `num_in = num_out + num_dropped + num_quarantined`."""
+
+    stage: str
+    num_in: int
+    num_out: int
+    num_dropped: int
+    num_quarantined: int
+
+
+class DropFacts(TypedDict):
+    """Rows that one stage left out for one reason."""
+
+    stage: str
+    reason: str
+    num_rows: int
+
+
+class QuarantineFacts(TypedDict):
+    """Rows that could not be read or processed, by error class."""
+
+    error: str
+    num_rows: int
+
+
+class PiiFacts(TypedDict):
+    """Findings of one entity type in one kind of field."""
+
+    entity: str
+    field: str
+    """`text`, `messages.user`, `messages.assistant`, `rejected`, `metadata` …: the kind of field, not its position."""
+    num_findings: int
+    num_records: int
+    """Records with at least one."""
+    sample_lengths_chars: list[int]
+    """Lengths in characters of a few findings: all that the report shows of them."""
+
+
+class DuplicateFacts(TypedDict):
+    """What deduplication found."""
+
+    num_exact: int
+    """Rows dropped as exact duplicates."""
+    num_near: int
+    """Rows dropped as near-duplicates."""
+    cluster_sizes: dict[str, int]
+    """Number of records in a cluster, keeper included (`"2"`, `"3"` …) → number of clusters."""
+
+
+class LabelFacts(TypedDict):
+    """Records of one label among those that were kept."""
+
+    label: str
+    num_rows: int
+
+
+class ConflictFacts(TypedDict):
+    """Groups of records with the same input and these different labels or answers."""
+
+    labels: list[str]
+    num_groups: int
+    num_rows: int
+
+
+class LengthFacts(TypedDict):
+    """Length percentiles of the kept records."""
+
+    field: str
+    """`record`, `input`, `output`, `text` …"""
+    unit: Literal["characters", "tokens"]
+    percentiles: dict[str, float]
+    """As `percentiles` gives them."""
+
+
+class SplitFacts(TypedDict):
+    """One split and the labels in it."""
+
+    split: str
+    num_rows: int
+    labels: dict[str, int]
+
+
+class Facts(TypedDict):
+    """What the data plane hands over. Lists are shown in the order given."""
+
+    inputs: list[InputFacts]
+    settings: dict[str, str | int | float | bool | None]
+    """What a reader must know: `pii_profile`, `pii_replacement`, `ner_model`, `dedup_threshold`, `seed` …"""
+    stages: list[StageFacts]
+    drops: list[DropFacts]
+    quarantine: list[QuarantineFacts]
+    pii: list[PiiFacts]
+    num_records_scanned: int
+    num_records_with_pii: int
+    duplicates: DuplicateFacts
+    labels: list[LabelFacts]
+    label_conflicts: list[ConflictFacts]
+    lengths: list[LengthFacts]
+    splits: list[SplitFacts]
+    warnings: NotRequired[list[str]]
+
+
+class Summary(TypedDict):
+    """The figures at the head of the report."""
+
+    num_in: int
+    num_kept: int
+    num_dropped: int
+    num_quarantined: int
+    accounted: bool
+    """Whether every input row is in exactly one of kept, dropped, quarantined, in every stage and in all."""
+    num_pii_findings: int
+    share_records_with_pii: float
+    num_duplicates: int
+    quality_score: float
+    """Share of the input rows that were kept."""
+
+
+class LabelBalance(TypedDict):
+    """How evenly labels are spread."""
+
+    num_labels: int
+    ratio: float
+    """Largest class over smallest."""
+    entropy: float
+    """Normalised to 0 (one class only) … 1 (all classes alike)."""
+
+
+class Finding(TypedDict):
+    """Something a reader should know or do."""
+
+    severity: Severity
+    title: str
+    count: int
+    fix: str
+
+
+class Report(Facts):
+    """`report.json`."""
+
+    version: int
+    summary: Summary
+    label_balance: LabelBalance | None
+    findings: list[Finding]
+
+
+def percentiles(values: Sequence[int] | np.ndarray) -> dict[str, float]:
+    """min, p5 … p99, max and mean of lengths; empty for no values."""
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        return {}
+    points = np.percentile(array, [0, 5, 25, 50, 75, 95, 99, 100])
+    found = {name: round(float(point), 2) for name, point in zip(PERCENTILES, points, strict=True)}
+    return {**found, "mean": round(float(array.mean()), 2)}
+
+
+def label_balance(labels: Sequence[LabelFacts]) -> LabelBalance | None:
+    """Ratio and normalised entropy of a label distribution; None without labels."""
+    counts = [label["num_rows"] for label in labels if label["num_rows"]]
+    if not counts:
+        return None
+    total = sum(counts)
+    entropy = -sum(count / total * math.log(count / total) for count in counts)
+    return {
+        "num_labels": len(counts),
+        "ratio": round(max(counts) / min(counts), 2),
+        "entropy": round(entropy / math.log(len(counts)), 4) if len(counts) > 1 else 0.0,
+    }
+
+
+def build_report(facts: Facts) -> Report:
+    """Derive the summary, the label balance and the findings."""
+    summary, balance = _summary(facts), label_balance(facts["labels"])
+    return {
+        "version": 1,
+        "summary": summary,
+        "findings": _findings(facts, summary, balance),
+        "label_balance": balance,
+        **facts,
+    }
+
+
+def write_report(folder: str | Path, report: Report) -> None:
+    """Write `report.json` and `report.html` into a folder or prefix."""
+    write_json(join(str(folder), "report.json"), report)
+    write_text(join(str(folder), "report.html"), render_html(report))
+
+
+def render_html(report: Report) -> str:
+    """The report as one HTML page without scripts or outside resources."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ftlib.data", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(n=_thousands, pct=_percent, words=_words)
+    return environment.get_template("report.html.j2").render(report=report, pii_table=_pii_table(report["pii"]))
+
+
+def _summary(facts: Facts) -> Summary:
+    num_in = sum(source["num_rows"] for source in facts["inputs"])
+    num_kept = sum(split["num_rows"] for split in facts["splits"])
+    num_dropped = sum(drop["num_rows"] for drop in facts["drops"])
+    num_quarantined = sum(error["num_rows"] for error in facts["quarantine"])
+    balanced = all(
+        stage["num_in"] == stage["num_out"] + stage["num_dropped"] + stage["num_quarantined"]
+        for stage in facts["stages"]
+    )
+    scanned = facts["num_records_scanned"]
+    return {
+        "num_in": num_in,
+        "num_kept": num_kept,
+        "num_dropped": num_dropped,
+        "num_quarantined": num_quarantined,
+        "accounted": balanced and num_in == num_kept + num_dropped + num_quarantined,
+        "num_pii_findings": sum(row["num_findings"] for row in facts["pii"]),
+        "share_records_with_pii": round(facts["num_records_with_pii"] / scanned, 4) if scanned else 0.0,
+        "num_duplicates": facts["duplicates"]["num_exact"] + facts["duplicates"]["num_near"],
+        "quality_score": round(num_kept / num_in, 4) if num_in else 0.0,
+    }
+
+
+def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> list[Finding]:
+    """What a reader should act on, gravest first."""
+    found: list[Finding] = []
+
+    def add(condition: bool, severity: Severity, title: str, count: int, fix: str) -> None:
+        if condition:
+            found.append({"severity": severity, "title": title, "count": count, "fix": fix})
+
+    num_in = max(summary["num_in"], 1)
+    add(
+        facts["settings"].get("pii_profile") == "none",
+        "high",
+        "Nothing was redacted: pii.profile is none",
+        summary["num_kept"],
+        "Set pii.profile to enterprise or safe_harbor unless the records hold no personal data.",
+    )
+    add(
+        not summary["accounted"],
+        "high",
+        "The row account does not add up",
+        summary["num_in"],
+        "Do not use this dataset; report the defect with this file.",
+    )
+    quarantined = summary["num_quarantined"]
+    add(
+        quarantined > 0,
+        "high" if quarantined / num_in > 0.05 else "medium",
+        "Rows could not be read or processed",
+        quarantined,
+        "See quarantine.parquet for the source and position of each, mend the export and run again.",
+    )
+    conflicts = sum(conflict["num_rows"] for conflict in facts["label_conflicts"])
+    add(
+        conflicts > 0,
+        "medium",
+        "Records with the same input and different labels or answers",
+        conflicts,
+        "Decide them in review.jsonl; a model cannot learn both.",
+    )
+    add(
+        summary["num_duplicates"] > 0,
+        "low" if summary["num_duplicates"] / num_in < 0.3 else "medium",
+        "Exact and near duplicates were dropped",
+        summary["num_duplicates"],
+        "None needed. Many duplicates hint at a repeated export or a template.",
+    )
+    add(
+        balance is not None and balance["ratio"] > 10,
+        "medium",
+        "Labels are unbalanced (largest over smallest above 10)",
+        balance["num_labels"] if balance else 0,
+        "Collect more of the rare classes or weight them.",
+    )
+    for split in facts["splits"]:
+        missing = len(facts["labels"]) - len(split["labels"])
+        add(
+            bool(split["labels"]) and missing > 0,
+            "low",
+            f"Labels that do not occur in {split['split']}",
+            missing,
+            "Raise the split's fraction or collect more records of these labels.",
+        )
+    add(
+        summary["num_pii_findings"] > 0 and facts["settings"].get("pii_profile") != "none",
+        "info",
+        "Personal or secret values were found and replaced",
+        summary["num_pii_findings"],
+        "None needed. redactions.parquet lists entity and place of each, never the value.",
+    )
+    for warning in facts.get("warnings", []):
+        add(True, "medium", warning, 1, "See the message.")
+    order: dict[Severity, int] = {"high": 0, "medium": 1, "low": 2, "info": 3}
+    return sorted(found, key=lambda finding: order[finding["severity"]])
+
+
+def _pii_table(rows: Sequence[PiiFacts]) -> list[dict[str, Any]]:
+    """One row an entity: all findings, findings by field, and masked samples, most frequent first."""
+    table: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        entry = table.setdefault(row["entity"], {"entity": row["entity"], "total": 0, "fields": {}, "lengths": []})
+        entry["total"] += row["num_findings"]
+        entry["fields"][row["field"]] = entry["fields"].get(row["field"], 0) + row["num_findings"]
+        entry["lengths"].extend(row["sample_lengths_chars"])
+    for entry in table.values():
+        entry["samples"] = ["•" * min(length, 12) + f" ({length})" for length in entry["lengths"][:3]]
+    return sorted(table.values(), key=lambda entry: (-entry["total"], entry["entity"]))
+
+
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
