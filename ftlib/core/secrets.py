@@ -9,17 +9,13 @@ from pathlib import Path
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
+from ftlib.core.storage import state_home
 
 logger = get_logger(__name__)
 
 REDACTION_KEY = "FTLIB_KEY"
 API_KEYS = "FTLIB_API_KEYS"
 MIN_KEY_BYTES = 16
-
-
-def state_home() -> Path:
-    """Where caches and generated keys live: `FTLIB_HOME`, else `~/.cache/ftlib`."""
-    return Path(os.environ.get("FTLIB_HOME") or Path.home() / ".cache" / "ftlib")
 
 
 def read_secret(name: str) -> str | None:

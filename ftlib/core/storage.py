@@ -18,6 +18,11 @@ import fsspec
 from ftlib.core.errors import UserError
 
 
+def state_home() -> Path:
+    """Where caches and generated keys live: `FTLIB_HOME`, else `~/.cache/ftlib`."""
+    return Path(os.environ.get("FTLIB_HOME") or Path.home() / ".cache" / "ftlib")
+
+
 def is_uri(path: str) -> bool:
     """Whether a path names a remote file system (`s3://…`); `file://` counts as local."""
     return "://" in path and not path.startswith("file://")
