@@ -1,0 +1,38 @@
+"""`.ftlib/env`: how to reach a cluster, as `export NAME=value` lines for `source` and for `jobs.submit`."""
+
+import os
+import shlex
+from pathlib import Path
+
+from ftlib.core.errors import UserError
+from ftlib.core.storage import write_text
+
+
+def write_env(path: Path, values: dict[str, str], comment: str = "") -> None:
+    """Write the file (atomically, readable by its owner only); every value is quoted for a shell."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+    write_text(str(path), "\n".join(lines) + "\n")
+    path.chmod(0o600)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The variables in the file; empty when it does not exist. Raises UserError for a line of another form."""
+    if not path.exists():
+        return {}
+    values = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        name, separator, value = words[-1].partition("=")
+        if len(words) != 2 or words[0] != "export" or not separator:
+            raise UserError(f"{path}:{number}: not of the form export NAME=value; remove the file and start again")
+        values[name] = value
+    return values
+
+
+def apply_env(values: dict[str, str]) -> None:
+    """Put the variables into this process's environment where they are not set yet."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
