@@ -37,8 +37,8 @@ logger = get_logger(__name__)
 
 EXCLUDES = [".git", ".venv", ".ftlib", "runs", "build", "dist", "__pycache__", "*.pyc", ".*_cache"]
 _PROBE_TIMEOUT_S = 5.0
-_END_TIMEOUT_S = 60.0
-_POLL_S = 0.2
+_LOG_GRACE_S = 10.0
+_POLL_S = 0.3
 _FAILED = 1
 _INTERRUPTED = 130
 
@@ -152,8 +152,7 @@ def submit(
     logger.info("submitted %s as %s", job, submission_id)
     follower = _Follower(job, echo or _echo)
     try:
-        asyncio.run(_follow(client, submission_id, follower))
-        info = _wait_for_end(client, submission_id)
+        info = asyncio.run(_follow(client, submission_id, follower))
     except KeyboardInterrupt:
         logger.warning("interrupted: stopping %s", submission_id)
         client.stop_job(submission_id)
@@ -170,7 +169,8 @@ def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it lists every file that it does not upload
+    for name in ("_private.runtime_env", "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # they list every file that is not uploaded
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
@@ -211,19 +211,32 @@ class _Follower:
         self._echo(line)
 
 
-async def _follow(client: Any, submission_id: str, follower: _Follower) -> None:
-    async for text in client.tail_job_logs(submission_id):
-        follower.feed(text)
-    follower.close()
+async def _follow(client: Any, submission_id: str, follower: _Follower) -> Any:
+    """Pass the log on until the job has ended; returns Ray's record of it.
 
-
-def _wait_for_end(client: Any, submission_id: str) -> Any:
-    deadline = time.monotonic() + _END_TIMEOUT_S
-    while not (info := client.get_job_info(submission_id)).status.is_terminal():
-        if time.monotonic() > deadline:
-            break
-        time.sleep(_POLL_S)
+    The log's stream stays open for about five seconds after the end, so it is left as soon as the result is there.
+    """
+    tail = asyncio.create_task(_tail(client, submission_id, follower))
+    try:
+        while not (info := await asyncio.to_thread(client.get_job_info, submission_id)).status.is_terminal():
+            await asyncio.sleep(_POLL_S)
+        deadline = time.monotonic() + _LOG_GRACE_S
+        while not tail.done() and not follower.result and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+    finally:
+        tail.cancel()
+        await asyncio.gather(tail, return_exceptions=True)
+    if not follower.result:
+        follower.close()
     return info
+
+
+async def _tail(client: Any, submission_id: str, follower: _Follower) -> None:
+    try:
+        async for text in client.tail_job_logs(submission_id):
+            follower.feed(text)
+    except (RuntimeError, OSError) as error:
+        logger.warning("the job goes on, but its log can no longer be followed: %s", error)
 
 
 def _echo(line: str) -> None:
