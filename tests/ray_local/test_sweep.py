@@ -1,7 +1,4 @@
-"""Sweeps on a real cluster, with a stand-in for training: what is tested here is the search, not the model.
-
-The stand-in follows a curve that falls to `(log10(rate) + 3)²`, so the best rate is known: 1e-3.
-"""
+"""Sweeps on a real cluster, with a stand-in for training: what is tested here is the search, not the model."""
 
 import json
 import math
@@ -11,89 +8,30 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from ftlib.config.loader import validate
-from ftlib.config.sweep import SweepConfig
 from ftlib.core.errors import FtlibError, UserError
-from ftlib.core.fingerprints import fingerprint
-from ftlib.registry.manifest import build_manifest, write_manifest
 from ftlib.sweep.run import run_sweep
-
-MAX_STEPS = 40
-
-
-@dataclass(frozen=True)
-class FakeResult:
-    run_id: str
-    path: str
-    val_loss: float
-    stopped_early: bool
-
-
-def fake_training(config, on_eval=None):
-    """Writes what training writes, in the order it does; counts its calls in a file beside the runs."""
-    folder = Path(config.output.path)
-    folder.mkdir(parents=True, exist_ok=True)
-    rate = config.optim.learning_rate
-    with open(folder / "calls.txt", "a") as file:
-        file.write(f"{config.method.rank} {rate}\n")
-    if config.method.rank == 13:
-        raise RuntimeError("out of memory")
-    if config.method.rank == 14:
-        raise UserError("the dataset is empty")
-    time.sleep(float(os.environ.get("FAKE_TRAINING_S", "0")))
-    run_id = "run-" + fingerprint([rate, config.method.rank])
-    run = folder / run_id
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    final, stopped = (math.log10(rate) + 3) ** 2, False
-    for step in range(config.train.eval_every_steps or MAX_STEPS, MAX_STEPS + 1, config.train.eval_every_steps or 1):
-        value = final + math.exp(-step / 10)
-        if on_eval is not None and on_eval(step, {"val_loss": value}):
-            stopped = True
-            break
-    else:
-        write_manifest(str(run), build_manifest("run", run_id, {}))
-    return FakeResult(run_id, str(run), final, stopped)
-
-
-def config_for(folder: Path, **values) -> SweepConfig:
-    (folder / "data").mkdir(exist_ok=True)
-    write_manifest(str(folder / "data"), build_manifest("dataset", "dataset-key", {}))
-    train = {
-        "data": {"path": str(folder / "data")},
-        "model": {"source": "m"},
-        "output": {"path": str(folder / "runs")},
-        "train": {"max_steps": MAX_STEPS, "eval_every_steps": 10},
-    }
-    space = {"optim.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True}}
-    defaults = {"train": train, "space": space, "output": {"path": str(folder / "sweep")}, "seed": 3}
-    return validate(SweepConfig, defaults | values)
-
-
-def calls(folder: Path) -> list[str]:
-    return (folder / "runs" / "calls.txt").read_text().splitlines()
-
-
-def trials(folder: Path) -> list[dict]:
-    return pq.read_table(folder / "sweep" / "trials.parquet").to_pylist()
+from tests.ray_local import stand_in
+from tests.ray_local.stand_in import calls, config_for, fake_training, trials
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster(ray_local):
-    """Workers get the stand-in by value: this module is not installed on them."""
+    """Workers get the stand-in by value: the tests are not installed on them."""
     import ray
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(stand_in)
     yield
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.unregister_pickle_by_value(stand_in)
 
 
-def test_search_finds_the_good_rate_stops_poor_trials_and_is_not_redone(tmp_path):
+def test_search_finds_the_good_rate_stops_poor_trials_and_is_not_redone(tmp_path, monkeypatch):
+    # An editor at work beside the test must not change the key of the code.
+    monkeypatch.setattr("ftlib.registry.manifest.code_version", lambda: "code")
+    monkeypatch.setattr("ftlib.sweep.run.code_version", lambda: "code")
     search = {
         "num_trials": 8,
         "max_concurrent_trials": 2,
@@ -173,21 +111,21 @@ def test_mistakes_of_the_user_end_the_sweep_at_once(tmp_path):
 
 def test_a_killed_sweep_goes_on(tmp_path, ray_local):
     """SIGKILL while the second trial runs: the first is found again, the second run again, the rest follow."""
-    config = config_for(tmp_path, search={"num_trials": 3, "pruner": {"kind": "none"}})
+    config = config_for(tmp_path, search={"num_trials": 3, "pruner": {"kind": "none"}, "study_name": "killed"})
     script = textwrap.dedent("""
         import json, sys
         import ray
         from ftlib.config.loader import validate
         from ftlib.config.sweep import SweepConfig
         from ftlib.sweep.run import run_sweep
-        from tests.ray_local import test_sweep
+        from tests.ray_local import stand_in
         ray.init(sys.argv[1])
-        ray.cloudpickle.register_pickle_by_value(test_sweep)
-        run_sweep(validate(SweepConfig, json.loads(sys.argv[2])), test_sweep.fake_training)
+        ray.cloudpickle.register_pickle_by_value(stand_in)
+        run_sweep(validate(SweepConfig, json.loads(sys.argv[2])), stand_in.fake_training)
     """)
     arguments = [sys.executable, "-c", script, ray_local.address, json.dumps(config.resolved())]
-    environment = os.environ | {"FAKE_TRAINING_S": "3", "PYTHONPATH": str(Path(__file__).parents[2])}
-    driver = subprocess.Popen(arguments, env=environment, cwd=tmp_path)
+    environment = os.environ | {"FAKE_TRAINING_S": "3"}
+    driver = subprocess.Popen(arguments, env=environment, cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and driver.poll() is None:
         if (tmp_path / "runs" / "calls.txt").exists() and len(calls(tmp_path)) >= 2:
