@@ -25,3 +25,38 @@ class PipelineConfig(JobConfig):
 
     deploy: dict[str, Any] | None = None
     """Configuration of `jobs.deploy`; left out: nothing is served."""
+
+
+def stage_configs(config: PipelineConfig) -> dict[str, dict[str, Any]]:
+    """The plain configuration of each stage with the paths between them filled in, in the order they run.
+
+    What a stage sets itself wins: a registry elsewhere, for example. The cluster is the pipeline's.
+    """
+    folder = config.output.path.rstrip("/")
+    data, sweep, evaluation = f"{folder}/data", f"{folder}/sweep", f"{folder}/eval"
+    registry = {"registry": {"uri": f"{folder}/registry"}}
+    between: dict[str, dict[str, Any]] = {
+        "prepare": {"output": {"path": data}},
+        "sweep": {
+            "train": {"data": {"path": data}, "output": {"path": f"{folder}/runs"}},
+            "output": {"path": sweep},
+        },
+        "evaluate": {"model": {"adapter": sweep}, "data": {"path": data}, "output": {"path": evaluation}},
+        "promote": {"run": {"path": sweep}, "evaluation": {"path": evaluation}, **registry},
+        "deploy": registry,
+    }
+    shared = {"cluster": config.cluster.resolved(), "seed": config.seed}
+    return {
+        name: _merge({**shared, **filled}, values)
+        for name, filled in between.items()
+        if (values := getattr(config, name)) is not None
+    }
+
+
+def _merge(base: dict[str, Any], wins: dict[str, Any]) -> dict[str, Any]:
+    """`wins` laid over `base`, section by section."""
+    merged = dict(base)
+    for key, value in wins.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
+    return merged

@@ -25,7 +25,7 @@ logger = get_logger(__name__)
 
 PROBE_TIMEOUT_S = 5.0
 _LONGEST_TEMP_DIR = 30  # a session's socket path adds about 65 characters and may hold 107 in all
-_MIN_LOCAL_CPUS = 2  # Ray Data needs a CPU for reads beside one for an actor
+_MIN_LOCAL_CPUS = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
     import ray
 
     folder = short_temp_dir()
-    cpus = config.num_cpus or max(_MIN_LOCAL_CPUS, len(os.sched_getaffinity(0)))
+    cpus = config.num_cpus or usable_cpus()
     saved = {name: os.environ.get(name) for name in _TOKEN_VARIABLES}
     try:
         _use_own_token()
@@ -140,6 +140,11 @@ def _speaks_grpc(target: str, timeout_s: float) -> bool:
         return False
     finally:
         channel.close()
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use, at least two: a job needs one for reads beside one for its actor."""
+    return max(_MIN_LOCAL_CPUS, len(os.sched_getaffinity(0)))
 
 
 def short_temp_dir() -> str:

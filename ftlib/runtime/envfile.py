@@ -32,7 +32,8 @@ def read_env(path: Path) -> dict[str, str]:
     return values
 
 
-def apply_env(values: dict[str, str]) -> None:
-    """Put the variables into this process's environment where they are not set yet."""
+def apply_env(values: dict[str, str], *, override: bool = False) -> None:
+    """Put the variables into this process's environment; without `override` those that are set stay."""
     for name, value in values.items():
-        os.environ.setdefault(name, value)
+        if override or name not in os.environ:
+            os.environ[name] = value

@@ -32,7 +32,7 @@ from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import get_logger, setup_logging
 from ftlib.core.secrets import API_KEYS, REDACTION_KEY
 from ftlib.core.storage import read_json, state_home, write_json
-from ftlib.runtime.cluster import short_temp_dir
+from ftlib.runtime.cluster import short_temp_dir, usable_cpus
 from ftlib.runtime.envfile import write_env
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
 
@@ -112,7 +112,7 @@ def find(state: Path) -> Head | None:
     return Head(**{**values, "process": Process(**values["process"]), "state": state})
 
 
-def start(state: Path, num_cpus: int | None = None, endpoint_port: int = 8000) -> Head:
+def start(state: Path, cpus: int | None = None, endpoint_port: int = 8000) -> Head:
     """Start a head, or return the living one of this state folder. Raises UserError with the head's last words.
 
     `endpoint_port` is kept for the endpoint if it is free, else another one.
@@ -128,7 +128,7 @@ def start(state: Path, num_cpus: int | None = None, endpoint_port: int = 8000) -
     state.mkdir(parents=True, exist_ok=True)
     for name, path in {"ray_token": state / "ray_token", **_secret_paths(state)}.items():
         make_secret(path, prefix="sk-ftlib-" if name == API_KEYS else "")
-    head = _launch(state, num_cpus or max(2, len(os.sched_getaffinity(0))), endpoint_port)
+    head = _launch(state, cpus or usable_cpus(), endpoint_port)
     write_env(state / "env", head.environment(), "How to reach the local cluster of this checkout: source .ftlib/env")
     return head
 
@@ -147,13 +147,13 @@ def make_secret(path: Path, prefix: str = "") -> None:
         file.write(prefix + secrets.token_hex(32))
 
 
-def _launch(state: Path, num_cpus: int, endpoint_port: int) -> Head:
+def _launch(state: Path, cpus: int, endpoint_port: int) -> Head:
     cluster_id, temp_dir = secrets.token_hex(8), short_temp_dir()
     ports = free_ports(4)
     dashboard_port = _preferred(8265, ports[0])
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
-        f"--port={ports[1]}", f"--temp-dir={temp_dir}", f"--num-cpus={num_cpus}",
+        f"--port={ports[1]}", f"--temp-dir={temp_dir}", f"--num-cpus={cpus}",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         f"--ray-client-server-port={ports[2]}", f"--dashboard-agent-listen-port={ports[3]}",
         "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={_object_store_bytes()}",
@@ -176,7 +176,7 @@ def _launch(state: Path, num_cpus: int, endpoint_port: int) -> Head:
         _preferred(endpoint_port, free_ports(1)[0]), temp_dir, state,
     )  # fmt: skip
     _record(head)
-    logger.info("starting a Ray head of %d CPUs at %s", num_cpus, head.address)
+    logger.info("starting a Ray head of %d CPUs at %s", cpus, head.address)
     try:
         _wait_until_up(head, child)
     except BaseException:
