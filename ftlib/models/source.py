@@ -104,7 +104,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    options = {"revision": revision, "allow_patterns": _FILES}
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": _FILES}
     try:
         return check_model_folder(Path(snapshot_download(name, local_files_only=True, **options)))
     except HFValidationError:

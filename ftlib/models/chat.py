@@ -1,0 +1,134 @@
+"""Conversations as token ids, with the mask of what is learnt: only what the assistant says, stop token included.
+
+Templates seldom mark the assistant's part (`{% generation %}`), so the mask comes from prefix difference: the ids of the
+conversation before an answer, rendered with the generation prompt, are compared with the ids of the conversation up to
+and including it; what lies beyond their common prefix is the answer. The prompt seen in training is by construction the
+one that `render_prompt` builds for inference. White space that a template puts after its stop token is not learnt.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftlib.core.errors import UserError
+
+Message = Mapping[str, str]
+MAX_BOUNDARY_TOKENS = 3
+"""Tokens at the end of a prompt that may merge with the answer's first characters before a turn counts as unaligned."""
+
+
+def check_chat_template(tokenizer: Any) -> None:
+    """Raise UserError when a tokenizer has no chat template, so conversations cannot be rendered."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"{getattr(tokenizer, 'name_or_path', 'the model')}: its tokenizer has no chat template, so conversations cannot "
+            "be rendered. Take an instruction-tuned model, or put a chat_template.jinja into its folder"
+        )
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the assistant answers (generation prompt added)."""
+    return _ids(tokenizer, messages, generation_prompt=True)
+
+
+def encode_example(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation and, for each, whether it is supervised.
+
+    Messages after the last assistant turn teach nothing and are left out. An earlier assistant turn that the template
+    renders otherwise once it is history (reasoning stripped, a system prompt moved) gets no supervision. Where a
+    template closes the last turn without a special token, the end-of-sequence token is added and supervised.
+
+    Returns:
+        `(ids, supervised)`, two lists of equal length; without an assistant turn nothing is supervised.
+
+    Raises:
+        UserError: the template refuses the conversation.
+    """
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        ids = _ids(tokenizer, messages, generation_prompt=False)
+        return ids, [False] * len(ids)
+    messages = messages[: turns[-1] + 1]
+    ids, closed = _close(tokenizer, _ids(tokenizer, messages, generation_prompt=False))
+    supervised = [False] * len(ids)
+    for turn in turns:
+        prompt = render_prompt(tokenizer, messages[:turn])
+        start = _common_prefix(ids, prompt)
+        if len(prompt) - start > MAX_BOUNDARY_TOKENS:
+            continue
+        end = closed if turn == turns[-1] else _end_of_turn(tokenizer, ids, messages[: turn + 1])
+        supervised[start:end] = [True] * (end - start)
+    return ids, supervised
+
+
+def encode_text(tokenizer: Any, text: str) -> tuple[list[int], list[bool]]:
+    """Token ids of plain text with the tokenizer's own special tokens and an end-of-sequence token; all supervised."""
+    ids = list(tokenizer(text).input_ids)
+    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+        ids.append(tokenizer.eos_token_id)
+    return ids, [True] * len(ids)
+
+
+def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
+    """Every token that ends an answer: end of sequence, the generation config's, and what the template closes with."""
+    stops = {tokenizer.eos_token_id}
+    configured = getattr(generation_config, "eos_token_id", None)
+    stops.update(configured if isinstance(configured, list) else [configured])
+    if getattr(tokenizer, "chat_template", None):
+        ids, supervised = encode_example(
+            tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        )
+        last = max((index for index, flag in enumerate(supervised) if flag), default=None)
+        if last is not None and ids[last] in tokenizer.all_special_ids:
+            stops.add(ids[last])
+    return sorted(token for token in stops if token is not None)
+
+
+def _ids(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
+    from jinja2.exceptions import TemplateError
+
+    conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generation_prompt)
+    except TemplateError as error:
+        raise UserError(f"the model's chat template refuses the conversation: {error}") from error
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _close(tokenizer: Any, ids: list[int]) -> tuple[list[int], int]:
+    """Ids that end with a stop token, and the index just after it."""
+    end = _after_last_special(tokenizer, ids)
+    if end is not None:
+        return ids, end
+    end = _without_trailing_space(tokenizer, ids)
+    if tokenizer.eos_token_id is None:
+        return ids[:end], end
+    return [*ids[:end], tokenizer.eos_token_id], end + 1
+
+
+def _end_of_turn(tokenizer: Any, ids: list[int], messages: Sequence[Message]) -> int:
+    """Where a turn that is not the last ends within the whole conversation's ids."""
+    turn = _ids(tokenizer, messages, generation_prompt=False)
+    end = _after_last_special(tokenizer, turn)
+    if end is None:
+        end = _without_trailing_space(tokenizer, turn)
+    return _common_prefix(ids, turn[:end])
+
+
+def _after_last_special(tokenizer: Any, ids: list[int]) -> int | None:
+    """The index after the last special token if only white space follows it."""
+    special = set(tokenizer.all_special_ids)
+    end = _without_trailing_space(tokenizer, ids)
+    return end if end and ids[end - 1] in special else None
+
+
+def _without_trailing_space(tokenizer: Any, ids: list[int]) -> int:
+    special = set(tokenizer.all_special_ids)
+    end = len(ids)
+    while end and ids[end - 1] not in special and not tokenizer.decode([ids[end - 1]]).strip():
+        end -= 1
+    return end
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    size = min(len(left), len(right))
+    return next((index for index in range(size) if left[index] != right[index]), size)
