@@ -122,3 +122,11 @@ class EvaluateConfig(JobConfig):
         if isinstance(tasks, list):
             return [{"kind": task} if isinstance(task, str) else task for task in tasks]
         return tasks
+
+    @field_validator("tasks")
+    @classmethod
+    def _one_of_each(cls, tasks: list[TaskConfig]) -> list[TaskConfig]:
+        kinds = [task.kind for task in tasks]
+        if len(kinds) != len(set(kinds)):
+            raise ValueError(f"each kind of task once, got {', '.join(kinds)}: metrics are named by what they measure")
+        return tasks

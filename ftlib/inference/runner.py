@@ -4,7 +4,6 @@ One adapter, or none, is active at a time. PEFT keeps adapters as modules of the
 over them (a few milliseconds), so callers group requests by adapter.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
+from ftlib.models.adapt import check_adapter
+from ftlib.models.chat import stop_token_ids
 from ftlib.models.load import load_model, load_tokenizer, pick_dtype
 
 
@@ -24,7 +25,7 @@ class ModelRunner:
         self.tokenizer = tokenizer
         self.base_folder = base_folder
         self.device: torch.device = next(model.parameters()).device
-        self.stop_ids = stop_ids(model, tokenizer)
+        self.stop_ids = frozenset(stop_token_ids(tokenizer, model.generation_config))
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
         self._adapters: dict[str, str] = {}
         self._num_loaded = 0
@@ -58,8 +59,6 @@ class ModelRunner:
                 f"expected {sha256[:12]}…)"
             )
         if self.base_folder is not None:
-            from ftlib.models.adapt import check_adapter
-
             check_adapter(path, self.base_folder)
         internal = f"adapter{self._num_loaded}"  # PEFT's names are module names: no dots
         self._num_loaded += 1
@@ -98,10 +97,3 @@ class ModelRunner:
         else:
             self.model.set_adapter(self._adapters[name], inference_mode=True)
             layers.enable_adapter_layers()
-
-
-def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the generation config's and the tokenizer's end tokens."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed: Sequence[int | None] = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)
