@@ -1,6 +1,6 @@
 """A Ray head of this checkout's own: start, stop, status.
 
-    python -m ftlib.runtime.local start|stop|status [--state FOLDER] [--num-cpus N]
+    python -m ftlib.runtime.local start|stop|status [--state FOLDER] [--num-cpus N] [--workers N]
 
 The head has token authentication, ports and a temporary folder of its own, a dashboard on loopback, and this
 interpreter's `bin` first in PATH, so that `python -m jobs.X` in an entry point is this environment's. What a job needs
@@ -105,6 +105,7 @@ def default_state() -> Path:
 
 def find(state: Path) -> Head | None:
     """The head recorded in a state folder, dead or alive."""
+    state = state.absolute()
     path = state / "cluster.json"
     if not path.exists():
         return None
@@ -218,7 +219,7 @@ def _wait_until_up(head: Head, child: "subprocess.Popen[bytes]") -> None:
 
 def stop(state: Path) -> bool:
     """End the head of a state folder with all that runs on it; returns whether there was one. Secrets stay."""
-    head = find(state.absolute())
+    head = find(state)
     if head is None:
         return False
     end([head.process], signal.SIGTERM, _STOP_TIMEOUT_S)
@@ -278,11 +279,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("action", choices=["start", "stop", "status"])
     parser.add_argument("--state", type=Path, default=default_state(), help="state folder (default: .ftlib)")
     parser.add_argument("--num-cpus", type=int, help="logical CPUs of the head (default: this machine's)")
+    parser.add_argument("--workers", type=int, default=0, help="worker nodes to add on this machine")
     arguments = parser.parse_args(argv)
     setup_logging()
     try:
         if arguments.action == "start":
             head = start(arguments.state, arguments.num_cpus)
+            if arguments.workers:
+                from ftlib.runtime.nodes import add_workers
+
+                add_workers(head, arguments.workers, arguments.num_cpus or usable_cpus())
             print(login_text(head))
         elif arguments.action == "stop":
             print("stopped" if stop(arguments.state) else f"no Ray head is recorded in {arguments.state}")

@@ -1,0 +1,79 @@
+"""More nodes on one machine: worker nodes that join a local head, to try jobs on several nodes.
+
+Each has a temporary folder, a port range and an object store of its own. They carry the head's marker, so that
+`ftlib.runtime.local.stop` ends them with it.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+from ftlib.runtime.local import START_TIMEOUT_S, Head, free_ports, head_environment
+
+logger = get_logger(__name__)
+
+PORTS_PER_NODE = 100
+_FIRST_WORKER_PORT = 21000
+_OBJECT_STORE_BYTES = 500_000_000
+_POLL_S = 0.5
+
+
+def add_workers(head: Head, count: int, cpus: int) -> None:
+    """Start `count` worker nodes of `cpus` CPUs each and wait until the head counts them.
+
+    Raises UserError when one does not come up.
+    """
+    wanted = len(alive_nodes(head)) + count
+    children = [_launch(head, number, cpus) for number in range(1, count + 1)]
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while len(alive_nodes(head)) < wanted:
+        dead = [child for child in children if child.poll() is not None]
+        if dead or time.monotonic() > deadline:
+            logs = ", ".join(str(path) for path in sorted(head.state.glob("worker-*.log")))
+            raise UserError(f"a worker node did not come up; see {logs}")
+        time.sleep(_POLL_S)
+    logger.info("%d worker nodes of %d CPUs joined %s", count, cpus, head.address)
+
+
+def _launch(head: Head, number: int, cpus: int) -> "subprocess.Popen[bytes]":
+    folder = Path(head.temp_dir) / f"w{number}"
+    folder.mkdir(exist_ok=True)
+    first = _FIRST_WORKER_PORT + number * PORTS_PER_NODE
+    agent, object_manager, node_manager = free_ports(3)
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+        f"--address={head.address}", f"--temp-dir={folder}", f"--num-cpus={cpus}",
+        f"--min-worker-port={first}", f"--max-worker-port={first + PORTS_PER_NODE - 1}",
+        f"--object-manager-port={object_manager}", f"--node-manager-port={node_manager}",
+        f"--dashboard-agent-listen-port={agent}", f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        "--resources", json.dumps({f"worker_{number}": 1}),
+    ]  # fmt: skip
+    with open(head.state / f"worker-{number}.log", "wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+            env=head_environment(head.state, head.cluster_id),
+        )
+
+
+def alive_nodes(head: Head) -> list[dict[str, Any]]:
+    """The living nodes as the dashboard knows them (`node_id`, `is_head_node`, …)."""
+    token = head.token_file.read_text(encoding="utf-8").strip()
+    request = urllib.request.Request(f"{head.dashboard_url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            answer = json.load(response)
+    except OSError as error:
+        raise UserError(f"the dashboard at {head.dashboard_url} does not list its nodes: {error}") from error
+    nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
+    return [node for node in nodes if node["state"] == "ALIVE"]
