@@ -12,7 +12,7 @@ from ftlib.config.sweep import Choices, SweepConfig
 from ftlib.core.logging import format_duration
 
 WIDTH, HEIGHT = 560, 260  # of a plot, in SVG units
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 30  # margins for the axes' labels
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 10, 44  # margins for the axes' labels
 _ORDER = {"best": 2, "complete": 1}  # drawn last lies on top
 
 
@@ -44,7 +44,7 @@ class Plot:
     """A plot in SVG coordinates."""
 
     title: str
-    x_label: str
+    x_label: str  # may be empty
     y_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -71,11 +71,22 @@ class Axis:
     def ticks(self, num: int = 5) -> list[Tick]:
         """Round values within the axis, about `num` of them."""
         if self._log:
-            steps = [self._low + (self._high - self._low) * i / (num - 1) for i in range(num)]
-            return [Tick(self(math.exp(step)), f"{math.exp(step):.2g}") for step in steps]
+            return self._log_ticks(num)
         step = _round_step((self._high - self._low) / num)
         first, last = math.ceil(self._low / step), math.floor(self._high / step)
         return [Tick(self(i * step), f"{i * step:.6g}") for i in range(first, last + 1)]
+
+    def _log_ticks(self, num: int) -> list[Tick]:
+        """1, 2 and 5 × powers of ten; the powers alone where those are many; the ends where there are too few."""
+        low, high = math.exp(self._low) * (1 - 1e-9), math.exp(self._high) * (1 + 1e-9)
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for factors in ((1, 2, 5), (1,)):
+            values = [factor * 10.0**power for power in powers for factor in factors]
+            inside = [value for value in values if low <= value <= high]
+            if len(inside) <= num + 1:
+                break
+        inside = inside if len(inside) > 1 else [low, high]
+        return [Tick(self(value), f"{value:.3g}") for value in inside]
 
 
 def render(rows: list[dict[str, Any]], best: dict[str, Any], config: SweepConfig) -> str:
@@ -86,7 +97,7 @@ def render(rows: list[dict[str, Any]], best: dict[str, Any], config: SweepConfig
     environment.filters.update(number=_number, duration=lambda value: "" if value is None else format_duration(value))
     shown = [row for row in rows if row["state"] != "DUPLICATE"]
     curves = learning_curves(shown, best["trial"], config.search.metric)
-    plots = [value_over(key, shown, best["trial"], config) for key in config.space]
+    plots = {key: value_over(key, shown, best["trial"], config) for key in config.space}
     ranked = sorted(shown, key=lambda row: (row["state"] != "COMPLETE", _last(row), row["number"]))
     return environment.get_template("report.html.j2").render(
         rows=ranked,
@@ -94,7 +105,7 @@ def render(rows: list[dict[str, Any]], best: dict[str, Any], config: SweepConfig
         keys=list(config.space),
         metric=config.search.metric,
         curves=curves,
-        plots=[plot for plot in plots if plot],
+        plots={key: plot for key, plot in plots.items() if plot},
         width=WIDTH,
         height=HEIGHT,
         num_pruned=sum(row["state"] == "PRUNED" for row in shown),
@@ -141,7 +152,7 @@ def value_over(key: str, rows: list[dict[str, Any]], best: int, config: SweepCon
         Mark(row["number"], _kind(row, best), [(x(at[row["number"]]), y(_last(row)))], _title(row)) for row in measured
     ]
     marks.sort(key=lambda mark: _ORDER.get(mark.kind, 0))
-    return Plot(f"{config.search.metric} over {key}", key, config.search.metric, x_ticks, y.ticks(), marks)
+    return Plot(f"{config.search.metric} over {key}", "", config.search.metric, x_ticks, y.ticks(), marks)
 
 
 def _axes(xs: list[float], ys: list[float], log: bool = False) -> tuple[Axis, Axis]:

@@ -18,7 +18,8 @@ from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.fingerprints import code_version, fingerprint
 from ftlib.core.logging import format_duration, get_logger
 from ftlib.core.storage import exists, filesystem, join, read_json
-from ftlib.registry.manifest import MANIFEST, finished, read_manifest, work_key
+from ftlib.data.prepared import open_prepared
+from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.sweep import study as studies
 from ftlib.sweep.lease import BEAT_S, Lease
 from ftlib.sweep.results import BEST, write_results
@@ -47,8 +48,7 @@ def run_sweep(config: SweepConfig, trainer: Trainer | None = None) -> dict[str, 
     started = time.time()
     train = base_config(config)
     check_space(train, config.space, config.search.seed_trials)
-    dataset = read_manifest(train.data.path)
-    inputs = {"dataset": dataset.get("key")}
+    inputs = {"dataset": open_prepared(train.data.path).manifest["key"]}
     key = work_key("sweep", _relevant(config), inputs)
     if found := _found(config.output.path, key):
         logger.info("this sweep is finished already: %s", config.output.path)

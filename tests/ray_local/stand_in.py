@@ -56,7 +56,8 @@ def fake_training(config, on_eval=None):
 
 def config_for(folder: Path, **values) -> SweepConfig:
     (folder / "data").mkdir(exist_ok=True)
-    write_manifest(str(folder / "data"), build_manifest("dataset", "dataset-key", {}))
+    write_manifest(str(folder / "data"), build_manifest("prepared", "dataset-key", {}))
+    (folder / "data" / "_SUCCESS").touch()
     train = {
         "data": {"path": str(folder / "data")},
         "model": {"source": "m"},
