@@ -1,0 +1,177 @@
+"""A prepared dataset put on storage: data files, report, manifest, and `_SUCCESS` last."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ftlib.config.prepare import PrepareConfig
+from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+from ftlib.core.storage import atomic_dir, exists, filesystem, is_uri, join, read_bytes, write_text
+from ftlib.data.dedup import EXACT, NEAR
+from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
+from ftlib.data.flow import Outcome
+from ftlib.data.prepared import KIND, SUCCESS
+from ftlib.data.redact import FAILED
+from ftlib.data.report import Facts, build_report, write_report
+from ftlib.data.write import write_files
+from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
+from ftlib.text.minhash import PERMUTATION_SEED, choose_bands
+
+logger = get_logger(__name__)
+
+REPORT_FILES = ("report.json", "report.html")
+
+
+def write_dataset(
+    config: PrepareConfig, outcome: Outcome, *, work: str, inputs: list[dict[str, Any]], ner: str, started: float
+) -> dict[str, Any]:
+    """Write everything; returns the manifest. The folder appears whole or not at all."""
+    import ray
+
+    path = config.output.path
+    with output_folder(path) as folder:
+        references = write_files(
+            folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files
+        )
+        files = {name: digest for name, digest, _ in ray.get(references)}
+        missing = [name for name in files if not exists(join(folder, name))]
+        if missing:
+            raise UserError(
+                f"output.path={path}: {len(missing)} files were written on other nodes and are not seen here; "
+                "name a folder that all nodes share, or a URI"
+            )
+        facts = make_facts(config, outcome, ner)
+        write_report(folder, build_report(facts))
+        files |= {name: _sha256(join(folder, name)) for name in REPORT_FILES}
+        manifest = build_manifest(
+            KIND,
+            work,
+            config.result_keys,
+            inputs=inputs,
+            counts=_counts(outcome),
+            files=dict(sorted(files.items())),
+            started=started,
+            stages=facts["stages"],
+            ner_model=ner,
+            dedup=_dedup_scheme(config),
+        )
+        # Paths and parallelism change no byte of the result, so they stand where runs may differ.
+        manifest["timing"]["config"] = config.resolved()
+        write_manifest(folder, manifest)
+        write_text(join(folder, SUCCESS), "")
+    counts = manifest["counts"]
+    logger.info(
+        "%d rows: %d kept (%s), %d dropped, %d quarantined",
+        counts["num_in"],
+        counts["num_out"],
+        ", ".join(f"{name} {n}" for name, n in counts["splits"].items()),
+        counts["num_dropped"],
+        counts["num_quarantined"],
+    )
+    return manifest
+
+
+@contextmanager
+def output_folder(path: str) -> Iterator[str]:
+    """A folder to write into: a temporary one that is renamed, or the prefix itself, cleared of an older dataset."""
+    if not is_uri(path):
+        with atomic_dir(path) as folder:
+            yield str(folder)
+        return
+    fs, inner = filesystem(path)
+    # Readers look for these two: without them there is no dataset until the new one is whole.
+    for name in (SUCCESS, MANIFEST):
+        if exists(join(path, name)):
+            fs.rm_file(f"{inner.rstrip('/')}/{name}")
+    if fs.exists(inner):
+        fs.rm(inner, recursive=True)
+    try:
+        yield path
+    except BaseException:
+        if fs.exists(inner):
+            fs.rm(inner, recursive=True)
+        raise
+
+
+def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
+    """The report's facts; see `ftlib.data.report`."""
+    counts = outcome.counts
+    labels = sorted({label for _, label in counts.labels})
+    return {
+        "inputs": [
+            {"source": source, "shape": outcome.shapes[source], "num_rows": n}
+            for source, n in outcome.num_rows_by_source.items()
+        ],
+        "settings": _settings(config, ner),
+        "stages": stage_facts(counts, outcome.num_rows, (FAILED,)),  # type: ignore[typeddict-item]
+        "drops": [
+            {"stage": stage, "reason": reason, "num_rows": n} for (stage, reason), n in sorted(counts.dropped.items())
+        ],
+        "quarantine": [{"error": error, "num_rows": n} for error, n in sorted(counts.quarantined.items())],
+        "pii": pii_facts(counts),
+        "num_records_scanned": counts.scanned["records"] if config.pii.profile != "none" else 0,
+        "num_records_with_pii": counts.scanned["with_pii"],
+        "duplicates": {
+            "num_exact": sum(n for (_, reason), n in counts.dropped.items() if reason == EXACT),
+            "num_near": sum(n for (_, reason), n in counts.dropped.items() if reason == NEAR),
+            "cluster_sizes": {str(size): n for size, n in sorted(outcome.cluster_sizes.items())},
+        },
+        "labels": [
+            {"label": label, "num_rows": sum(n for (_, name), n in counts.labels.items() if name == label)}
+            for label in labels
+        ],
+        "label_conflicts": [
+            {"labels": list(key) or ["(answers differ)"], "num_groups": outcome.conflict_groups[key], "num_rows": n}
+            for key, n in sorted(outcome.conflicts.items())
+        ],
+        "lengths": length_facts(counts),
+        "splits": split_facts(counts),
+        "warnings": outcome.warnings,
+    }
+
+
+def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | bool | None]:
+    return {
+        "pii_profile": config.pii.profile,
+        "pii_replacement": config.pii.replacement,
+        "pii_language": config.pii.language,
+        "ner_model": ner,
+        "dedup_enabled": config.dedup.enabled,
+        "dedup_threshold": config.dedup.threshold,
+        "dedup_ngram": config.dedup.ngram,
+        "filter_enabled": config.filter.enabled,
+        "label_conflicts": config.filter.label_conflicts,
+        "val_fraction": config.split.val_fraction,
+        "test_fraction": config.split.test_fraction,
+        "stratify": config.split.stratify,
+        "seed": config.seed,
+    }
+
+
+def _dedup_scheme(config: PrepareConfig) -> dict[str, Any]:
+    bands, rows = choose_bands(config.dedup.threshold, config.dedup.num_permutations)
+    return {"scheme": config.dedup.scheme, "permutation_seed": PERMUTATION_SEED, "bands": bands, "rows": rows}
+
+
+def _counts(outcome: Outcome) -> dict[str, Any]:
+    """in = out + dropped + quarantined, checked."""
+    counts = outcome.counts
+    total = counts.num_kept + counts.num_dropped + counts.num_quarantined
+    if total != outcome.num_rows:
+        raise RuntimeError(f"the row account does not add up: {outcome.num_rows} in, {total} out")
+    return {
+        "num_in": outcome.num_rows,
+        "num_out": counts.num_kept,
+        "num_dropped": counts.num_dropped,
+        "num_quarantined": counts.num_quarantined,
+        "splits": {facts["split"]: facts["num_rows"] for facts in split_facts(counts)},
+        "dropped": {f"{stage}/{reason}": n for (stage, reason), n in sorted(counts.dropped.items())},
+        "quarantined": dict(sorted(counts.quarantined.items())),
+    }
+
+
+def _sha256(path: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -1,0 +1,285 @@
+"""Label conflicts, exact and near duplicates over keyed hashes of the records: no text travels.
+
+In: signature tables (`SIGNATURE`, one row a record), made by `sign` in the pass that reads the input. Out: `DECISION`
+tables: rows that are held for review or dropped, each with its keeper, and links between rows that must share a split.
+
+Three exchanges: by hash of the input (rows of the same input with different answers or labels conflict; rows equal in
+everything are exact duplicates, the first is kept); by band key (buckets → star edges → spanning forests, merged
+pairwise); by candidate component (exact Jaccard similarity of the shingle sets, see `text.components.verify`). Only
+candidates' hashes take part in the third. Each reducer sorts by row key, so the result depends on the rows alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ftlib.config.prepare import DedupConfig
+from ftlib.data import schema as s
+from ftlib.runtime.exchange import exchange, partition_indices, tree_reduce
+from ftlib.text.components import components, forest, star_edges, verify
+from ftlib.text.keyed import KeyedHash, UInt64s
+from ftlib.text.minhash import Shingles, band_keys, choose_bands, shingle, signatures
+from ftlib.text.normalize import normalize
+
+SIGNATURE = pa.schema(
+    [
+        (s.ROW, pa.uint64()),
+        (s.ID, pa.string()),
+        (s.DERIVED, pa.bool_()),
+        (s.SOURCE, pa.string()),
+        (s.LABEL, pa.string()),
+        ("broken", pa.bool_()),
+        ("input_hash", pa.uint64()),
+        ("outcome_hash", pa.uint64()),
+        ("label_hash", pa.uint64()),
+        ("exact_hash", pa.binary(16)),
+        ("bands", pa.list_(pa.uint64())),
+        ("shingles", pa.list_(pa.uint64())),
+    ]
+)
+"""`outcome_hash`: of answer and label. `exact_hash`: of all that a record says. Rows that could not be read are
+`broken` and have no hashes."""
+
+DECISION = pa.schema(
+    [
+        (s.ROW, pa.uint64()),
+        (s.ID, pa.string()),
+        (s.DERIVED, pa.bool_()),
+        (s.SOURCE, pa.string()),
+        (s.LABEL, pa.string()),
+        (s.STAGE, pa.string()),
+        (s.REASON, pa.string()),
+        (s.KEEPER_ROW, pa.uint64()),
+        (s.KEEPER_ID, pa.string()),
+        (s.KEEPER_DERIVED, pa.bool_()),
+        (s.SCORE, pa.float32()),
+    ]
+)
+"""`stage`: `review`, `dedup`, or null for a mere link: `row_key` and `keeper_row` must be in the same split."""
+
+REVIEW, DEDUP = "review", "dedup"
+LABEL_CONFLICT, EXACT, NEAR = "label_conflict", "exact_duplicate", "near_duplicate"
+
+_IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL]
+
+
+@dataclass(frozen=True)
+class SignSettings:
+    """What signing needs."""
+
+    dedup: DedupConfig
+    key: bytes
+
+
+def spoken(record: dict[str, Any]) -> list[str]:
+    """What user and assistant say (or the text): shared system prompts would make unlike records alike."""
+    if record[s.MESSAGES] is None:
+        return [record[s.TEXT] or ""]
+    return [message["content"] for message in record[s.MESSAGES] if message["role"] != "system"]
+
+
+def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
+    """Hashes of each record: `schema.READ` or `schema.PROCESSED` → `SIGNATURE`."""
+    names = [s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL, s.ERROR]
+    records = table.select(names).to_pylist()
+    broken = np.array([record[s.ERROR] is not None for record in records], dtype=bool)
+    parts = [[] if bad else spoken(record) for record, bad in zip(records, broken, strict=True)]
+    config, hasher = settings.dedup, KeyedHash(settings.key, "dedup")
+    shingles = shingle(["\n".join(part) for part in parts], config.ngram, KeyedHash(settings.key, "token"))
+    bands, rows = choose_bands(config.threshold, config.num_permutations)
+    keys = band_keys(signatures(shingles, config.num_permutations, config.scheme), bands, rows)
+    hashes = [_hashes(record, part, hasher) for record, part in zip(records, parts, strict=True)]
+    columns = {
+        "broken": broken,
+        "input_hash": hasher.uint64s(item[0] for item in hashes),
+        "outcome_hash": hasher.uint64s(item[1] for item in hashes),
+        "label_hash": hasher.uint64s(item[2] for item in hashes),
+        "exact_hash": pa.array([hasher.digest(item[3]) for item in hashes], pa.binary(16)),
+        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, bands)),
+        "shingles": _lists(shingles.values, shingles.offsets),
+    }
+    arrays = [pa.array(columns[name]) if name in columns else table[name] for name in SIGNATURE.names]
+    return pa.table(arrays, schema=SIGNATURE)
+
+
+def _hashes(record: dict[str, Any], parts: Sequence[str], hasher: KeyedHash) -> tuple[bytes, bytes, bytes, bytes]:
+    """Input, outcome, label and everything, as byte strings to be hashed."""
+    said = [normalize(part).encode() for part in parts]
+    has_answer = record[s.MESSAGES] is not None and len(said) > 1
+    question, answer = (said[:-1], said[-1]) if has_answer else (said, b"")
+    label = (record[s.LABEL] or "").encode()
+    rejected = normalize(record[s.REJECTED] or "").encode()
+    # Several preference pairs for one prompt are no contradiction.
+    outcome = b"" if record[s.REJECTED] is not None else answer
+    everything = b"\0".join([*said, b"", rejected, label])
+    return b"\0".join(question), outcome + b"\0" + label, label, everything
+
+
+def _lists(values: UInt64s, offsets: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
+
+
+def contains(sorted_rows: UInt64s, rows: UInt64s) -> np.ndarray:
+    """Which of `rows` occur in `sorted_rows`; bool [len(rows)]."""
+    if not len(sorted_rows):
+        return np.zeros(len(rows), dtype=bool)
+    index = np.searchsorted(sorted_rows, rows)
+    index[index == len(sorted_rows)] = 0
+    found: np.ndarray = sorted_rows[index] == rows
+    return found
+
+
+def row_keys(table: pa.Table) -> UInt64s:
+    """The row keys of a table; uint64 [num_rows]."""
+    keys: UInt64s = table[s.ROW].to_numpy()
+    return keys
+
+
+def find_equal(
+    blocks: Sequence[Any], num_partitions: int, *, conflicts: bool, preferred: Any, without: Any
+) -> list[Any]:
+    """Label conflicts and exact duplicates; references of `DECISION` tables.
+
+    Args:
+        blocks: references of `SIGNATURE` tables.
+        num_partitions: of the exchange.
+        conflicts: whether rows of one input with different outcomes go to review.
+        preferred: reference of sorted row keys that are kept rather than others.
+        without: reference of sorted row keys that take no part.
+    """
+    import ray
+
+    columns = [*_IDENTITY, "input_hash", "outcome_hash", "exact_hash"]
+
+    def partition(tables: list[pa.Table]) -> list[pa.Table]:
+        table = _present(tables, ray.get(without)).select(columns)
+        return [table.take(index) for index in partition_indices(table["input_hash"].to_numpy(), num_partitions)]
+
+    def reduce(index: int, pieces: list[pa.Table]) -> pa.Table:
+        return _equal_rows(_in_order(pieces, ray.get(preferred)), conflicts)
+
+    return exchange(blocks, partition, reduce, num_partitions)
+
+
+def _present(tables: list[pa.Table], without: UInt64s) -> pa.Table:
+    """Rows that were read and are not among `without`."""
+    table = pa.concat_tables(tables)
+    keep = ~table["broken"].to_numpy() & ~contains(without, row_keys(table))
+    return table.filter(pa.array(keep))
+
+
+def _in_order(pieces: list[pa.Table], preferred: UInt64s) -> pa.Table:
+    """Rows in order of preference for keepers: preferred ones first, then by row key."""
+    if not pieces:
+        return pa.table({s.ROW: pa.array([], pa.uint64())})
+    table = pa.concat_tables(pieces).combine_chunks()
+    rows = row_keys(table)
+    return table.take(np.lexsort((rows, ~contains(preferred, rows))))
+
+
+def _equal_rows(table: pa.Table, conflicts: bool) -> pa.Table:
+    if not table.num_rows:
+        return DECISION.empty_table()
+    inputs, outcomes = table["input_hash"].to_numpy(), table["outcome_hash"].to_numpy()
+    in_conflict = np.zeros(table.num_rows, dtype=bool)
+    if conflicts:
+        pairs = np.unique(np.stack([inputs, outcomes], axis=1), axis=0)[:, 0]
+        many, counts = np.unique(pairs, return_counts=True)
+        in_conflict = contains(many[counts > 1], inputs)
+    review = table.filter(pa.array(in_conflict))
+    groups = review["input_hash"].to_numpy()
+    _, first = np.unique(groups, return_index=True)
+    centre = first[np.searchsorted(groups[first], groups)] if len(groups) else np.empty(0, dtype=np.int64)
+    held = decisions(review, centre, np.full(len(centre), np.nan), REVIEW, LABEL_CONFLICT)
+
+    rest = table.filter(pa.array(~in_conflict))
+    exact = rest["exact_hash"].to_numpy(zero_copy_only=False).astype("V16")
+    _, first, inverse = np.unique(exact, return_index=True, return_inverse=True)
+    keeper = first[inverse]
+    dropped = np.flatnonzero(keeper != np.arange(len(keeper)))
+    equal = decisions(rest, keeper, np.ones(len(keeper)), DEDUP, EXACT).take(dropped)
+    return pa.concat_tables([held, equal])
+
+
+def decisions(
+    table: pa.Table, keeper: np.ndarray, score: np.ndarray, stage: str | None, reason: str | None
+) -> pa.Table:
+    """`DECISION` rows for every row of `table`; `keeper`: index of each one's keeper; NaN scores become null."""
+    keepers = table.select([s.ROW, s.ID, s.DERIVED]).take(keeper)
+    count = table.num_rows
+    arrays = [
+        *(table[name] for name in _IDENTITY),
+        pa.array([stage] * count, pa.string()),
+        pa.array([reason] * count, pa.string()),
+        *keepers.columns,
+        pa.array(score, pa.float32(), from_pandas=True),
+    ]
+    return pa.table(arrays, schema=DECISION)
+
+
+def find_near(
+    blocks: Sequence[Any], config: DedupConfig, num_partitions: int, *, preferred: Any, without: Any
+) -> list[Any]:
+    """Near-duplicates among the rows that are not in `without`; references of `DECISION` tables.
+
+    Rows with stage `dedup` are dropped in favour of their keeper; those without a stage are links.
+    """
+    import ray
+
+    def partition(tables: list[pa.Table]) -> list[tuple[UInt64s, UInt64s]]:
+        table = _present(tables, ray.get(without))
+        keys = pc.list_flatten(table["bands"]).to_numpy()
+        rows = np.repeat(row_keys(table), len(keys) // max(table.num_rows, 1))
+        return [(keys[index], rows[index]) for index in partition_indices(keys, num_partitions)]
+
+    def edges(index: int, pieces: list[tuple[UInt64s, UInt64s]]) -> np.ndarray:
+        if not pieces:
+            return np.empty((0, 2), dtype=np.uint64)
+        keys, rows = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        return forest(star_edges(keys, rows))
+
+    forests = exchange(blocks, partition, edges, num_partitions)
+    merged = tree_reduce(forests, lambda left, right: forest(np.concatenate([left, right])))
+
+    def candidates(tables: list[pa.Table]) -> list[pa.Table]:
+        rows, roots = components(ray.get(merged))
+        table = _present(tables, ray.get(without))
+        table = table.filter(pa.array(contains(rows, row_keys(table))))
+        table = table.select([*_IDENTITY, "label_hash", "bands", "shingles"])
+        root = roots[np.searchsorted(rows, row_keys(table))]
+        table = table.append_column("root", pa.array(root))
+        return [table.take(index) for index in partition_indices(root, num_partitions)]
+
+    def decide(index: int, pieces: list[pa.Table]) -> pa.Table:
+        return _near_rows(_in_order(pieces, ray.get(preferred)), config.threshold)
+
+    return exchange(blocks, candidates, decide, num_partitions)
+
+
+def _near_rows(table: pa.Table, threshold: float) -> pa.Table:
+    if not table.num_rows:
+        return DECISION.empty_table()
+    roots = table["root"].to_numpy()
+    order = np.argsort(roots, kind="stable")
+    found = []
+    for index in np.split(order, np.flatnonzero(np.diff(roots[order])) + 1):
+        part = table.take(index)
+        lists = part["shingles"].combine_chunks()
+        shingles = Shingles(pc.list_flatten(lists).to_numpy(), _offsets(lists))
+        bands = pc.list_flatten(part["bands"]).to_numpy().reshape(part.num_rows, -1)
+        verdict = verify(shingles, bands, part["label_hash"].to_numpy(), threshold)
+        own = np.arange(part.num_rows)
+        dropped = np.flatnonzero(verdict.keeper != own)
+        linked = np.flatnonzero(verdict.group != own)
+        found.append(decisions(part, verdict.keeper, verdict.score, DEDUP, NEAR).take(dropped))
+        found.append(decisions(part, verdict.group, np.full(part.num_rows, np.nan), None, None).take(linked))
+    return pa.concat_tables(found)
+
+
+def _offsets(lists: pa.ListArray) -> np.ndarray:
+    lengths = pc.list_value_length(lists).to_numpy()
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

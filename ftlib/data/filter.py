@@ -1,0 +1,50 @@
+"""Quality filters as a stage: rows that fail one get `stage` and `reason`; rows held for review get theirs.
+
+In and out: tables of `schema.PROCESSED`; no row is added or removed.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ftlib.config.prepare import FilterConfig
+from ftlib.data import schema as s
+from ftlib.data.dedup import LABEL_CONFLICT, REVIEW, contains, row_keys, spoken
+from ftlib.text.keyed import UInt64s
+from ftlib.text.quality import failed_filter
+
+FILTER = "filter"
+
+
+def apply_filters(table: pa.Table, config: FilterConfig, review: UInt64s) -> pa.Table:
+    """Mark the rows of a table. `review`: sorted row keys held for a person; they are not filtered."""
+    held = contains(review, row_keys(table))
+    records = table.select([s.MESSAGES, s.TEXT, s.ERROR, s.STAGE, s.REASON]).to_pylist()
+    stages: list[str | None] = []
+    reasons: list[str | None] = []
+    for record, in_review in zip(records, held, strict=True):
+        stage, reason = _verdict(record, bool(in_review), config)
+        stages.append(stage)
+        reasons.append(reason)
+    table = _replaced(table, s.STAGE, stages)
+    return _replaced(table, s.REASON, reasons)
+
+
+def _verdict(record: dict[str, Any], in_review: bool, config: FilterConfig) -> tuple[str | None, str | None]:
+    if record[s.ERROR] is not None or record[s.STAGE] is not None:
+        return record[s.STAGE], record[s.REASON]
+    if in_review:
+        return REVIEW, LABEL_CONFLICT
+    reason = failed_filter(spoken(record), config)
+    return (FILTER, reason) if reason else (None, None)
+
+
+def _replaced(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+
+
+def kept_rows(table: pa.Table) -> np.ndarray:
+    """Which rows of a `schema.PROCESSED` table are neither quarantined nor dropped so far; bool [num_rows]."""
+    kept: np.ndarray = table[s.ERROR].is_null().to_numpy() & table[s.STAGE].is_null().to_numpy()
+    return kept

@@ -1,0 +1,122 @@
+"""The passes over the input as Ray Data pipelines: reading and signing; reading, redacting and filtering.
+
+Each gives references of Arrow blocks, in no order that means anything. Blocks with raw text exist in the object store
+only between a read task and the actor that redacts it, held back by Ray Data's backpressure.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ftlib.config.prepare import FilterConfig, PiiConfig
+from ftlib.core.logging import Progress, get_logger
+from ftlib.data import schema as s
+from ftlib.data.dedup import SIGNATURE, SignSettings, sign
+from ftlib.data.filter import apply_filters
+from ftlib.data.read import ReadSettings, Selection, read_records
+from ftlib.data.redact import Redactor
+from ftlib.data.rows import ReadTask
+
+logger = get_logger(__name__)
+
+_BATCHES_PER_BLOCK = 4
+_CPUS_FOR_ONE_READ = 16
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How the CPUs are shared between redaction actors and everything else."""
+
+    num_actors: int
+    cpus_per_actor: float
+    cpus_per_task: float
+
+
+def share_cpus(total_cpus: float, num_workers: int | None) -> Resources:
+    """Actors on all CPUs would leave none for reads and hang them: part of each is left to those."""
+    reserve = max(1.0, total_cpus / _CPUS_FOR_ONE_READ) if total_cpus > 1 else 0.5
+    workers = num_workers or max(1, int(total_cpus))
+    share = min(1.0, (total_cpus - reserve) / workers)
+    return Resources(workers, max(0.01, int(share * 100) / 100), 0.5 if total_cpus > 1 else 0.25)
+
+
+def configure_ray_data() -> None:
+    """Quiet and small: defaults of Ray Data are for clusters of hundreds of CPUs."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def read_tables(tasks: Sequence[ReadTask], settings: ReadSettings, resources: Resources, selection: Any = None) -> Any:
+    """Dataset of `schema.READ`. `selection`: reference of a `Selection`."""
+    import ray
+    import ray.data
+
+    plan = list(tasks)
+
+    def read(batch: pa.Table) -> Iterator[pa.Table]:
+        chosen: Selection | None = None if selection is None else ray.get(selection)
+        for number in batch["task"].to_pylist():
+            yield from read_records(plan[number], settings, chosen)
+
+    numbers = [{"task": number} for number in range(len(plan))]
+    return ray.data.from_items(numbers, override_num_blocks=len(plan)).map_batches(
+        read, batch_size=1, batch_format="pyarrow", num_cpus=resources.cpus_per_task
+    )
+
+
+def signed(dataset: Any, settings: SignSettings, resources: Resources) -> Any:
+    """`schema.READ` → `dedup.SIGNATURE`."""
+
+    def run(table: pa.Table) -> pa.Table:
+        return sign(table, settings) if table.num_rows else SIGNATURE.empty_table()
+
+    return _map(dataset, run, resources)
+
+
+def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) -> Any:
+    """`schema.READ` → `schema.PROCESSED` in a pool of actors, each with its own analyzer."""
+    from ray.data import ActorPoolStrategy
+
+    return dataset.repartition(target_num_rows_per_block=config.batch_size * _BATCHES_PER_BLOCK).map_batches(
+        Redactor,
+        fn_constructor_args=(config, key),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=1, max_size=resources.num_actors, initial_size=resources.num_actors),
+        num_cpus=resources.cpus_per_actor,
+    )
+
+
+def filtered(dataset: Any, config: FilterConfig, review: Any, resources: Resources) -> Any:
+    """Quality filters. `review`: reference of the sorted row keys that are held for a person."""
+    import ray
+
+    def run(table: pa.Table) -> pa.Table:
+        return apply_filters(table, config, ray.get(review)) if table.num_rows else s.PROCESSED.empty_table()
+
+    return _map(dataset, run, resources)
+
+
+def _map(dataset: Any, function: Callable[[pa.Table], pa.Table], resources: Resources) -> Any:
+    return dataset.map_batches(
+        function, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=resources.cpus_per_task
+    )
+
+
+def run_pass(dataset: Any, label: str, total: int | None) -> list[Any]:
+    """Execute a pipeline; references of its blocks, with progress on the log."""
+    progress = Progress(label, total, logger)
+    blocks: list[Any] = []
+    for bundle in dataset.iter_internal_ref_bundles():
+        if rows := bundle.num_rows():
+            blocks.extend(bundle.block_refs)
+            progress.advance(rows)
+    progress.finish()
+    return blocks

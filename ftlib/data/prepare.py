@@ -1,0 +1,88 @@
+"""The driver of `jobs.prepare`: read → sign → duplicates and conflicts → redact → filter → split → write.
+
+In: a `PrepareConfig`. Out: the dataset of DESIGN §2 at `output.path`. What can be known to be wrong with the input is
+known before Ray starts; a second run of the same work returns the first one's result.
+"""
+
+import importlib.util
+import time
+from typing import Any
+
+from ftlib.config.prepare import PiiConfig, PrepareConfig
+from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+from ftlib.core.secrets import redaction_key
+from ftlib.core.storage import exists, filesystem, join, read_json
+from ftlib.data.dataset import write_dataset
+from ftlib.data.flow import Flow
+from ftlib.data.inputs import find_inputs
+from ftlib.data.passes import configure_ray_data
+from ftlib.data.prepared import KIND, SUCCESS
+from ftlib.data.read import plan_reads
+from ftlib.registry.manifest import MANIFEST, finished, work_key
+from ftlib.runtime.cluster import connect
+from ftlib.text.keyed import KeyedHash
+
+logger = get_logger(__name__)
+
+
+def prepare(config: PrepareConfig) -> dict[str, Any]:
+    """Prepare a dataset; returns `manifest`, `path`, `counts` and `reused`.
+
+    Raises UserError for bad input, before any work where it can be known.
+    """
+    started = time.time()
+    key = redaction_key()
+    ner = check_pii(config.pii)
+    files = find_inputs(config.input.paths)
+    described = [file.describe() for file in files]
+    work = work_key(
+        KIND, config.result_keys, {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner}
+    )
+    check_output(config.output.path)
+    manifest = finished(config.output.path, work)
+    if manifest and exists(join(config.output.path, SUCCESS)):
+        logger.info("%s is this very dataset already: nothing to do", config.output.path)
+        return _result(config, manifest, reused=True)
+    tasks = plan_reads(files, config.input, key)
+    with connect(config.cluster):
+        configure_ray_data()
+        outcome = Flow(config, key, tasks).run()
+        manifest = write_dataset(config, outcome, work=work, inputs=described, ner=ner, started=started)
+    return _result(config, manifest, reused=False)
+
+
+def check_pii(config: PiiConfig) -> str:
+    """Name and version of the NER pipeline; raises UserError where entities are unknown or it is not installed."""
+    if config.profile == "none":
+        logger.warning("pii.profile is none: nothing will be redacted")
+        return "none"
+    from ftlib.text.pii.ner import resolve_pipeline
+    from ftlib.text.pii.profiles import needs_ner, profile_entities
+
+    if not needs_ner(config, profile_entities(config)) or not (
+        package := resolve_pipeline(config.ner_model, config.language)
+    ):
+        return "none"
+    spec = importlib.util.find_spec(package)
+    folder = next(iter(spec.submodule_search_locations or ()), "") if spec else ""
+    return f"{package} {read_json(join(folder, 'meta.json'))['version']}"
+
+
+def check_output(path: str) -> None:
+    """Refuse to replace a folder that holds something else than a result of this job."""
+    fs, inner = filesystem(path)
+    if not fs.exists(inner):
+        return
+    if not fs.isdir(inner):
+        raise UserError(f"output.path={path} is a file; a new folder, or that of an earlier dataset, is needed")
+    if not fs.ls(inner):
+        return
+    manifest = join(path, MANIFEST)
+    if not exists(manifest) or read_json(manifest).get("kind") != KIND:
+        raise UserError(f"output.path={path} holds other files, which would be replaced; name a new folder")
+
+
+def _result(config: PrepareConfig, manifest: dict[str, Any], reused: bool) -> dict[str, Any]:
+    path = config.output.path
+    return {"manifest": join(path, MANIFEST), "path": path, "counts": manifest["counts"], "reused": reused}

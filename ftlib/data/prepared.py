@@ -1,0 +1,61 @@
+"""Opening a prepared dataset: the one way in for training and evaluation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ftlib.core.errors import UserError
+from ftlib.core.storage import exists, filesystem, join
+from ftlib.data.schema import RECORD, SPLITS
+from ftlib.registry.manifest import read_manifest
+
+KIND = "prepared"
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A finished dataset."""
+
+    path: str
+    """Local folder or URI."""
+    manifest: dict[str, Any]
+    """Its manifest."""
+
+    def files(self, split: str) -> list[str]:
+        """Paths of a split's Parquet files, in order; raises UserError for an unknown split."""
+        if split not in SPLITS:
+            raise UserError(f"{self.path}: no split {split!r}; there are {', '.join(SPLITS)}")
+        return [join(self.path, name) for name in sorted(self.manifest["files"]) if name.startswith(f"{split}/")]
+
+    def num_rows(self, split: str) -> int:
+        """Rows of a split."""
+        return int(self.manifest["counts"]["splits"][split])
+
+    def read(self, split: str) -> Any:
+        """A `ray.data.Dataset` of canonical records."""
+        import ray.data
+
+        fs, inner = self._located(split)
+        return ray.data.read_parquet(inner, filesystem=fs)
+
+    def table(self, split: str) -> pa.Table:
+        """The whole split as one Arrow table, in the order of the files."""
+        import pyarrow.parquet as pq
+
+        fs, inner = self._located(split)
+        return pa.concat_tables([RECORD.empty_table(), *(pq.read_table(file, filesystem=fs) for file in inner)])
+
+    def _located(self, split: str) -> tuple[Any, list[str]]:
+        fs, _ = filesystem(self.path)
+        return fs, [filesystem(file)[1] for file in self.files(split)]
+
+
+def open_prepared(path: str) -> PreparedDataset:
+    """Open a dataset; raises UserError when it is absent, unfinished or something else."""
+    if not exists(path):
+        raise UserError(f"{path}: no such prepared dataset; make one with python -m jobs.prepare")
+    if not exists(join(path, SUCCESS)):
+        raise UserError(f"{path}: not a finished prepared dataset (no {SUCCESS}); run python -m jobs.prepare again")
+    return PreparedDataset(path, read_manifest(path, KIND))

@@ -1,0 +1,240 @@
+"""Files to canonical records: the plan of what each task reads, and the records as Arrow tables.
+
+In: `InputFile`s. Out: tables of `schema.READ`; a row that cannot be read or is no record of the file's shape carries
+`error` and nothing else but its position and hashes. `row_key` and the derived `id` depend on the file's source and the
+row's position and content alone, so the cut into tasks and blocks changes nothing.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ftlib.config.prepare import InputConfig
+from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+from ftlib.data import schema as s
+from ftlib.data.inputs import InputFile, open_file
+from ftlib.data.rows import RawRow, ReadTask, iter_rows
+from ftlib.data.shapes import Content, RowError, resolve_shape, to_content, used_columns
+from ftlib.text.keyed import KeyedHash, UInt64s
+
+logger = get_logger(__name__)
+
+_PEEK_ROWS = 64
+_PEEK_LINES = 1000
+_TABLE_BYTES = 16 << 20
+_PLAN_THREADS = 16
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """What every read task needs."""
+
+    input: InputConfig
+    key: bytes
+    rows_per_block: int
+    keep_raw: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows a pass reads; sorted uint64 arrays of row keys."""
+
+    skip: UInt64s | None = None
+    """Rows that are left out."""
+    take: UInt64s | None = None
+    """Rows that alone are read."""
+
+    def of(self, rank: int) -> tuple[frozenset[int], frozenset[int] | None]:
+        """Positions in one file to skip, and to take (None: all)."""
+        take = None if self.take is None else _positions(self.take, rank)
+        return (frozenset() if self.skip is None else _positions(self.skip, rank)), take
+
+
+def _positions(rows: UInt64s, rank: int) -> frozenset[int]:
+    low, high = rank << s.ROW_POSITION_BITS, (rank << s.ROW_POSITION_BITS) | s.MAX_POSITION
+    begin, end = np.searchsorted(rows, np.array([low, high], dtype=np.uint64), side="left")
+    end += int(end < len(rows) and int(rows[end]) == high)
+    return frozenset((rows[begin:end] & np.uint64(s.MAX_POSITION)).tolist())
+
+
+def plan_reads(files: Sequence[InputFile], config: InputConfig, key: bytes) -> list[ReadTask]:
+    """Detect each file's shape and cut it into tasks; raises UserError for an unknown shape or when all are empty."""
+    with ThreadPoolExecutor(max_workers=_PLAN_THREADS) as pool:
+        plans = list(pool.map(lambda file: _plan_file(file, config, KeyedHash(key, "content")), files))
+    tasks = [task for plan in plans for task in plan]
+    if not tasks:
+        raise UserError(f"input.paths: no rows in {', '.join(file.source for file in files[:3])}")
+    return tasks
+
+
+def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[ReadTask]:
+    whole = ReadTask(file.path, file.source, file.rank, file.format, file.compression, "", 0, -1)
+    tasks = _row_groups(whole) if file.format == "parquet" else [whole]
+    if not tasks or file.size_bytes == 0:
+        logger.warning("%s: empty", file.source)
+        return []
+    rows, num_seen = _peek(tasks[0], config, hasher)
+    if num_seen == 0:
+        logger.warning("%s: no rows", file.source)
+        return []
+    shape = resolve_shape(file.source, rows, config)
+    columns = {column for row in rows for column in row}
+    used = used_columns(shape, config)
+    if unused := sorted(columns - used):
+        logger.info("%s: columns that are left out: %s", file.source, ", ".join(unused))
+    logger.info("%s: %s, %s", file.source, file.format, shape)
+    if file.format == "parquet":
+        names = tuple(column for column in tasks[0].columns if column in used)
+        return [replace(task, shape=shape, columns=names) for task in tasks]
+    if file.format == "jsonl" and not file.compression:
+        starts = range(0, file.size_bytes, config.chunk_bytes)
+        return [replace(whole, shape=shape, start=a, stop=min(a + config.chunk_bytes, file.size_bytes)) for a in starts]
+    return [replace(whole, shape=shape)]
+
+
+def _row_groups(task: ReadTask) -> list[ReadTask]:
+    import pyarrow.parquet as pq
+
+    try:
+        with open_file(task.path) as file:
+            parquet = pq.ParquetFile(file)
+            sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
+            columns = tuple(parquet.schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{task.path}: not a readable Parquet file ({type(error).__name__})") from error
+    starts = itertools.accumulate(sizes, initial=0)
+    return [
+        replace(task, start=start, stop=start + size, row_group=i, columns=columns)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=False))
+        if size
+    ]
+
+
+def _peek(task: ReadTask, config: InputConfig, hasher: KeyedHash) -> tuple[list[dict[str, Any]], int]:
+    """The first readable rows, and how many were looked at."""
+    rows: list[dict[str, Any]] = []
+    num_seen = 0
+    for row in itertools.islice(iter_rows(task, config.max_record_bytes, hasher), _PEEK_LINES):
+        num_seen += 1
+        if row.values is not None:
+            rows.append(row.values)
+        if len(rows) >= _PEEK_ROWS:
+            break
+    return rows, num_seen
+
+
+def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | None = None) -> Iterator[pa.Table]:
+    """Tables of `schema.READ` with the selected rows of one task, in order of position."""
+    skip, take = (selection or Selection()).of(task.rank)
+    builder = _Builder(task, settings)
+    content_hash = KeyedHash(settings.key, "content")
+    for row in iter_rows(task, settings.input.max_record_bytes, content_hash):
+        if row.position in skip or (take is not None and row.position not in take):
+            continue
+        builder.add(row, row.digest or content_hash.digest(row.content))
+        if builder.full:
+            yield builder.build()
+    if builder.num_rows:
+        yield builder.build()
+
+
+class _Builder:
+    """Collects rows until a table is full."""
+
+    def __init__(self, task: ReadTask, settings: ReadSettings) -> None:
+        self._task, self._settings = task, settings
+        self._id_hash, self._subject_hash = KeyedHash(settings.key, "id"), KeyedHash(settings.key, "subject")
+        self._rows: list[dict[str, Any]] = []
+        self._size = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def full(self) -> bool:
+        return len(self._rows) >= self._settings.rows_per_block or self._size >= _TABLE_BYTES
+
+    def add(self, row: RawRow, digest: bytes) -> None:
+        """Append a row as a record, or with its error."""
+        self._size += len(row.content)
+        derived = self._id_hash.hex(f"{self._task.source}\0{row.position}\0".encode() + digest)
+        record: dict[str, Any] = {
+            s.ROW: (self._task.rank << s.ROW_POSITION_BITS) | row.position,
+            s.SOURCE: self._task.source,
+            s.CONTENT_HASH: digest.hex(),
+            s.ID: derived,
+            s.DERIVED: True,
+        }
+        error = row.error
+        if row.values is not None:
+            try:
+                content = to_content(row.values, self._task.shape, self._settings.input)
+                record.update(self._fields(content))
+            except RowError as problem:
+                error = problem.error
+            except RecursionError:
+                error = "nested_too_deep"
+        if error is not None:
+            record[s.ERROR] = error
+        if self._settings.keep_raw:
+            # Kept for every row until the end: redaction may still quarantine it.
+            record[s.RAW] = row.content[: self._settings.input.max_record_bytes]
+        self._rows.append(record)
+
+    def _fields(self, content: Content) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            s.MESSAGES: content.messages,
+            s.TEXT: content.text,
+            s.REJECTED: content.rejected,
+            s.LABEL: content.label,
+            s.WEIGHT: content.weight,
+            s.SUBJECT: content.subject and self._subject_hash.hex(content.subject.encode("utf-8", "surrogatepass")),
+            s.METADATA: _to_json(content.metadata),
+        }
+        if content.id:
+            fields |= {s.ID: content.id, s.DERIVED: False}
+        return fields
+
+    def build(self) -> pa.Table:
+        """The table of the rows so far; starts the next one."""
+        rows, self._rows, self._size = self._rows, [], 0
+        try:
+            return pa.Table.from_pylist(rows, schema=s.READ)
+        except (UnicodeError, pa.ArrowInvalid, pa.ArrowTypeError):
+            # A lone surrogate somewhere (JSON can spell them): find the rows that have one.
+            return pa.concat_tables(self._build_one(row) for row in rows)
+
+    @staticmethod
+    def _build_one(row: dict[str, Any]) -> pa.Table:
+        try:
+            return pa.Table.from_pylist([row], schema=s.READ)
+        except (UnicodeError, pa.ArrowInvalid, pa.ArrowTypeError):
+            kept = {name: row.get(name) for name in (s.ROW, s.SOURCE, s.CONTENT_HASH, s.RAW)}
+            # A given id may be what is broken; the row needs none in quarantine.
+            return pa.Table.from_pylist([{**kept, s.ID: "", s.DERIVED: True, s.ERROR: "bad_unicode"}], schema=s.READ)
+
+
+def _to_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        return json.dumps(_without_nan(value), ensure_ascii=False, default=str)
+    except TypeError:
+        raise RowError("bad_metadata") from None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value

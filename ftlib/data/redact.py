@@ -1,0 +1,198 @@
+"""Redaction as a stage: every text is scanned, findings are replaced, and what was not scanned is kept back.
+
+In: tables of `schema.READ`. Out: `schema.PROCESSED`, the same rows in the same order. Scanned are `text`, every
+message, `rejected`, and every string and long number in `metadata` (named by JSON pointer); an `id` that was given
+becomes a keyed hash when a pattern finds PII in it. A record whose scan raises is emptied and marked for quarantine as
+`redaction_failed`: redaction fails closed. Offsets are in characters of the original field.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ftlib.config.prepare import PiiConfig
+from ftlib.core.logging import get_logger
+from ftlib.data import schema as s
+from ftlib.runtime.exchange import map_blocks
+from ftlib.text.keyed import KeyedHash
+
+logger = get_logger(__name__)
+
+REDACT, CONTAINS_PII, FAILED = "redact", "contains_pii", "redaction_failed"
+_LONG_NUMBER = 10**6
+_CONTENT = (s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA)
+
+
+class IdScanner:
+    """Decides under which id a record is stored."""
+
+    def __init__(self, config: PiiConfig, key: bytes) -> None:
+        self._config, self._hash = config, KeyedHash(key, "given id")
+        self._analyzer: Any = None
+
+    def stored(self, ids: Sequence[str], derived: Sequence[bool]) -> list[str]:
+        """The ids as they are stored: a keyed hash where one was given and holds PII, else unchanged."""
+        given = sorted({id_ for id_, made in zip(ids, derived, strict=True) if not made})
+        if self._config.profile == "none" or not given:
+            return list(ids)
+        try:
+            private = [id_ for id_, found in zip(given, self._load().analyze(given), strict=True) if found]
+        except Exception as error:  # an id that was not scanned is not stored
+            logger.warning("ids could not be scanned (%s): all of the batch are hashed", type(error).__name__)
+            private = given
+        hashed = {id_: self._hash.hex(id_.encode()) for id_ in private}
+        return [id_ if made else hashed.get(id_, id_) for id_, made in zip(ids, derived, strict=True)]
+
+    def _load(self) -> Any:
+        if self._analyzer is None:
+            from ftlib.text.pii.analyzer import PiiAnalyzer
+
+            # Patterns alone: a model of names takes many a ticket number for a name.
+            self._analyzer = PiiAnalyzer(self._config.model_copy(update={"ner_model": "none"}))
+        return self._analyzer
+
+
+def store_ids(blocks: Sequence[Any], config: PiiConfig, key: bytes) -> list[Any]:
+    """References of `dedup.DECISION` tables with both ids as they are stored."""
+
+    def run(tables: list[pa.Table]) -> pa.Table:
+        table, scanner = pa.concat_tables(tables), IdScanner(config, key)
+        for name, derived in ((s.ID, s.DERIVED), (s.KEEPER_ID, s.KEEPER_DERIVED)):
+            ids = scanner.stored(table[name].to_pylist(), table[derived].to_pylist())
+            table = table.set_column(table.column_names.index(name), name, pa.array(ids, pa.string()))
+        return table
+
+    return map_blocks(blocks, run)
+
+
+class Redactor:
+    """One scanning process: holds the analyzer, so build it once in an actor."""
+
+    def __init__(self, config: PiiConfig, key: bytes) -> None:
+        self._config = config
+        self._ids = IdScanner(config, key)
+        self._analyzer: Any = None
+        self._replacer: Any = None
+        if config.profile != "none":
+            from ftlib.text.pii import Replacer
+            from ftlib.text.pii.analyzer import PiiAnalyzer
+
+            self._analyzer = PiiAnalyzer(config)
+            if config.replacement != "drop":
+                self._replacer = Replacer(config.replacement, key)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Redact one table."""
+        records = table.to_pylist()
+        for record in records:
+            record.update({s.STAGE: None, s.REASON: None, s.FINDINGS: []})
+        if self._analyzer is not None:
+            good = [record for record in records if record[s.ERROR] is None]
+            for start in range(0, len(good), self._config.batch_size):
+                self._redact(good[start : start + self._config.batch_size])
+            ids = self._ids.stored([record[s.ID] for record in good], [record[s.DERIVED] for record in good])
+            for record, stored in zip(good, ids, strict=True):
+                record[s.ID] = stored
+        return pa.Table.from_pylist(records, schema=s.PROCESSED)
+
+    def _redact(self, records: list[dict[str, Any]]) -> None:
+        try:
+            metadata = [json.loads(record[s.METADATA] or "{}") for record in records]
+            fields = [list(_fields(record, value)) for record, value in zip(records, metadata, strict=True)]
+            texts = list(dict.fromkeys(text for record_fields in fields for _, text in record_fields))
+            found = dict(zip(texts, self._analyzer.analyze(texts), strict=True))
+            changes = [self._change(record_fields, found) for record_fields in fields]
+        except Exception as error:
+            if len(records) > 1:
+                for record in records:
+                    self._redact([record])
+                return
+            # Never the message: it may quote the text.
+            logger.warning("a record could not be scanned (%s): it goes to quarantine", type(error).__name__)
+            _fail(records[0])
+            return
+        for record, value, change in zip(records, metadata, changes, strict=True):
+            texts_of, findings = change
+            record[s.FINDINGS] = findings
+            if findings and self._replacer is None:
+                record.update({s.STAGE: REDACT, s.REASON: CONTAINS_PII, **dict.fromkeys(_CONTENT)})
+            elif findings:
+                _store(record, value, texts_of)
+
+    def _change(
+        self, fields: list[tuple[str, str]], found: dict[str, Any]
+    ) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """New text by field, and the findings of one record."""
+        pairs = [(text, found[text]) for _, text in fields]
+        if self._replacer is None:
+            changed = [(text, [""] * len(findings)) for text, findings in pairs]
+        else:
+            changed = self._replacer.replace_record(pairs)
+        texts: dict[str, str] = {}
+        rows: list[dict[str, Any]] = []
+        for (name, _), (_, findings), (new, replacements) in zip(fields, pairs, changed, strict=True):
+            if findings:
+                texts[name] = new
+            rows += [
+                {
+                    "field": name,
+                    "start": finding.start,
+                    "end": finding.end,
+                    "entity": finding.entity,
+                    "score": finding.score,
+                    "replacement": replacement,
+                }
+                for finding, replacement in zip(findings, replacements, strict=True)
+            ]
+        return texts, rows
+
+
+def _fail(record: dict[str, Any]) -> None:
+    record.update({**dict.fromkeys(_CONTENT), s.LABEL: None, s.ERROR: FAILED, s.FINDINGS: [], s.STAGE: None})
+
+
+def _fields(record: dict[str, Any], metadata: Any) -> Iterator[tuple[str, str]]:
+    """Name and content of every field that is scanned."""
+    for i, message in enumerate(record[s.MESSAGES] or ()):
+        yield f"messages[{i}].content", message["content"]
+    for name in (s.TEXT, s.REJECTED):
+        if record[name] is not None:
+            yield name, record[name]
+    for pointer, text in _leaves(metadata, ""):
+        yield s.METADATA + pointer, text
+
+
+def _leaves(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+    """JSON pointer (RFC 6901) and text of every string, and of every number long enough to be an identifier."""
+    if isinstance(value, str):
+        yield pointer, value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) >= _LONG_NUMBER:
+        yield pointer, str(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{pointer}/{_escape(key)}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{pointer}/{i}")
+
+
+def _escape(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _store(record: dict[str, Any], metadata: Any, texts: dict[str, str]) -> None:
+    for i, message in enumerate(record[s.MESSAGES] or ()):
+        message["content"] = texts.get(f"messages[{i}].content", message["content"])
+    for name in (s.TEXT, s.REJECTED):
+        record[name] = texts.get(name, record[name])
+    record[s.METADATA] = json.dumps(_replace(metadata, "", texts), ensure_ascii=False)
+
+
+def _replace(value: Any, pointer: str, texts: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace(item, f"{pointer}/{_escape(key)}", texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace(item, f"{pointer}/{i}", texts) for i, item in enumerate(value)]
+    return texts.get(s.METADATA + pointer, value)

@@ -1,0 +1,99 @@
+"""Column names and Arrow schemas of prepared data: the contract of DESIGN §2 in one place."""
+
+import pyarrow as pa
+
+ID = "id"
+SOURCE = "source"
+MESSAGES = "messages"
+TEXT = "text"
+REJECTED = "rejected"
+LABEL = "label"
+WEIGHT = "weight"
+SUBJECT = "subject"
+METADATA = "metadata"
+
+ROW = "row_key"
+"""uint64, internal: number of the source among the sorted sources (24 bits), then the position in it (40 bits)."""
+DERIVED = "id_derived"
+"""bool, internal: the id was made from content and position, so it holds no PII."""
+POSITION = "position"
+STAGE = "stage"
+REASON = "reason"
+KEEPER_ID = "keeper_id"
+SCORE = "score"
+KEEPER_ROW = "keeper_row"
+KEEPER_DERIVED = "keeper_derived"
+ERROR = "error"
+CONTENT_HASH = "content_hash"
+RAW = "raw"
+FINDINGS = "findings"
+
+SPLITS = ("train", "val", "test")
+
+MESSAGE_TYPE = pa.struct([("role", pa.string()), ("content", pa.string())])
+RECORD = pa.schema(
+    [
+        (ID, pa.string()),
+        (SOURCE, pa.string()),
+        (MESSAGES, pa.list_(MESSAGE_TYPE)),
+        (TEXT, pa.string()),
+        (REJECTED, pa.string()),
+        (LABEL, pa.string()),
+        (WEIGHT, pa.float32()),
+        (SUBJECT, pa.string()),
+        (METADATA, pa.string()),
+    ]
+)
+"""A canonical record: `messages` or `text` is null. `metadata` is JSON."""
+
+DROPPED = pa.schema(
+    [
+        (ID, pa.string()),
+        (SOURCE, pa.string()),
+        (STAGE, pa.string()),
+        (REASON, pa.string()),
+        (KEEPER_ID, pa.string()),
+        (SCORE, pa.float32()),
+    ]
+)
+FINDING_TYPE = pa.struct(
+    [
+        ("field", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("entity", pa.string()),
+        ("score", pa.float32()),
+        ("replacement", pa.string()),
+    ]
+)
+REDACTIONS = pa.schema([(ID, pa.string()), *FINDING_TYPE])
+QUARANTINE = pa.schema(
+    [
+        (SOURCE, pa.string()),
+        (POSITION, pa.int64()),
+        (CONTENT_HASH, pa.string()),
+        (ERROR, pa.string()),
+        (RAW, pa.binary()),
+    ]
+)
+"""`position`: byte offset in a JSONL file (after decompression), row number in others. `raw` is null unless
+`quarantine.keep_raw`."""
+
+READ = pa.schema(
+    [
+        (ROW, pa.uint64()),
+        (DERIVED, pa.bool_()),
+        *RECORD,
+        (ERROR, pa.string()),
+        (CONTENT_HASH, pa.string()),
+        (RAW, pa.binary()),
+    ]
+)
+"""What readers emit: a canonical record, or, where `error` is not null, a row for quarantine."""
+
+PROCESSED = pa.schema([*READ, (STAGE, pa.string()), (REASON, pa.string()), (FINDINGS, pa.list_(FINDING_TYPE))])
+"""After redaction and filters: `stage` and `reason` are null for rows that are kept."""
+
+ROW_POSITION_BITS = 40
+MAX_SOURCES = 1 << (64 - ROW_POSITION_BITS)
+MAX_POSITION = (1 << ROW_POSITION_BITS) - 1

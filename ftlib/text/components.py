@@ -1,0 +1,145 @@
+"""From band keys to clusters: star edges, connected components, and verification by exact Jaccard similarity.
+
+Documents are named by 64-bit row keys; their order is the order of preference for keepers. Nothing here compares all
+pairs: a bucket of m documents gives m - 1 star edges, and a document is compared only with documents that share a
+bucket with it, at most twice `MAX_WITNESSES` of them for each bucket.
+"""
+
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftlib.text.keyed import UInt64s
+from ftlib.text.minhash import Shingles, jaccard
+
+MAX_WITNESSES = 64
+"""Documents of a bucket that a new one is compared with. Without a bound, a bucket full of documents that share a
+boilerplate band but are not alike costs the square of its size. Beyond it each decision takes its safe side: a document
+is kept rather than dropped, and joined for the split rather than separated."""
+
+Edges = np.ndarray[tuple[int, int], np.dtype[np.uint64]]
+"""uint64 [num_edges, 2]."""
+
+
+def star_edges(keys: UInt64s, rows: UInt64s) -> Edges:
+    """Edges from the smallest row of each bucket to its others. `keys`, `rows`: uint64 [num_entries], any order."""
+    if not len(keys):
+        return np.empty((0, 2), dtype=np.uint64)
+    order = np.lexsort((rows, keys))
+    keys, rows = keys[order], rows[order]
+    first = np.concatenate([[True], keys[1:] != keys[:-1]])
+    centre = rows[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
+    edges: Edges = np.stack([centre, rows], axis=1)[~first]
+    return edges
+
+
+def components(edges: Edges) -> tuple[UInt64s, UInt64s]:
+    """Rows that occur in an edge, sorted, and the smallest row of each one's connected component."""
+    if not len(edges):
+        return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64)
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rows, index = np.unique(edges, return_inverse=True)
+    index = index.reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(index), dtype=np.int8), (index[:, 0], index[:, 1])), shape=(len(rows), len(rows)))
+    _, labels = connected_components(graph, directed=False)
+    _, first = np.unique(labels, return_index=True)
+    return rows, rows[first][labels]
+
+
+def forest(edges: Edges) -> Edges:
+    """As few edges as have the same components: each row to the smallest of its component."""
+    rows, roots = components(edges)
+    tree: Edges = np.stack([roots, rows], axis=1)[roots != rows]
+    return tree
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Verdict on the documents of one candidate component, in the order given."""
+
+    keeper: np.ndarray
+    """int64 [num_docs]: index of the document that is kept in its stead; its own where it is kept."""
+    score: np.ndarray
+    """float64 [num_docs]: Jaccard similarity to the keeper; 1 for keepers."""
+    group: np.ndarray
+    """int64 [num_docs]: index of the first document of its group; documents of different groups are not alike."""
+
+
+def verify(shingles: Shingles, bands: UInt64s, labels: np.ndarray, threshold: float) -> Clusters:
+    """Decide for documents in order of preference which are near-duplicates of an earlier one.
+
+    A document is dropped when it shares a bucket with a kept one, has the same label and a Jaccard similarity of at
+    least `threshold` with it: no dropped document is further from its keeper. It joins the group of every earlier
+    document (kept or dropped, whatever the label) with which it shares a bucket and that similarity.
+
+    Args:
+        shingles: the documents' shingle sets.
+        bands: uint64 [num_docs, num_bands].
+        labels: [num_docs]; documents whose labels differ never stand for each other.
+        threshold: smallest similarity of near-duplicates.
+    """
+    count = len(shingles)
+    keeper, score = np.arange(count), np.ones(count)
+    parents = list(range(count))
+    buckets: dict[int, _Bucket] = defaultdict(_Bucket)
+    for document in range(count):
+        shared = [buckets[key] for key in bands[document].tolist()]
+        similarity: dict[int, float] = {}
+        for other in itertools.chain.from_iterable(bucket.kept for bucket in shared):
+            if other not in similarity:
+                similarity[other] = jaccard(shingles.of(document), shingles.of(other))
+                if similarity[other] >= threshold:
+                    _union(parents, document, other)
+        for other in itertools.chain.from_iterable(bucket.dropped for bucket in shared):
+            if other not in similarity and _find(parents, other) != _find(parents, document):
+                similarity[other] = jaccard(shingles.of(document), shingles.of(other))
+                if similarity[other] >= threshold:
+                    _union(parents, document, other)
+        keepers = [
+            other
+            for other, value in similarity.items()
+            if value >= threshold and keeper[other] == other and labels[other] == labels[document]
+        ]
+        if keepers:
+            best = min(keepers, key=lambda other: (-similarity[other], other))
+            keeper[document], score[document] = best, similarity[best]
+        for bucket in shared:
+            if bucket.overflowed and all(value < threshold for value in similarity.values()):
+                _union(parents, document, bucket.kept[0])
+            bucket.add(document, kept=not keepers)
+    return Clusters(keeper, score, np.array([_find(parents, document) for document in range(count)], dtype=np.int64))
+
+
+class _Bucket:
+    """The documents of one bucket seen so far that later ones are compared with."""
+
+    __slots__ = ("dropped", "kept", "overflowed")
+
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+        self.dropped: list[int] = []
+        self.overflowed = False
+
+    def add(self, document: int, kept: bool) -> None:
+        members = self.kept if kept else self.dropped
+        if len(members) < MAX_WITNESSES:
+            members.append(document)
+        else:
+            self.overflowed = True
+
+
+def _find(parents: list[int], item: int) -> int:
+    while parents[item] != item:
+        parents[item] = parents[parents[item]]
+        item = parents[item]
+    return item
+
+
+def _union(parents: list[int], left: int, right: int) -> None:
+    """Join two groups under the smaller root, so that a group is named by its first document."""
+    left, right = _find(parents, left), _find(parents, right)
+    parents[max(left, right)] = min(left, right)
