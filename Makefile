@@ -39,7 +39,7 @@ format: install  ## let ruff format the code
 	@.venv/bin/ruff check --fix .
 
 docs: install  ## write the table of configuration keys into README.md
-	@$(PY) -m ftlib.config.reference README.md
+	@$(PY) -m ftlib.config.reference --write README.md
 
 clean: stop  ## remove what was made here: .venv, .ftlib with its results and keys, caches
 	@rm -rf .venv .ftlib runs build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

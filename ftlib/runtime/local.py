@@ -39,7 +39,8 @@ from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, proce
 logger = get_logger(__name__)
 
 START_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 10.0
+_LEFT_OVER_TIMEOUT_S = 4.0  # worker nodes without a head would wait much longer for it
 _POLL_S = 0.3
 _OBJECT_STORE_BYTES = 1_500_000_000
 _NODE_ENVIRONMENT = {
@@ -223,8 +224,8 @@ def stop(state: Path) -> bool:
     if head is None:
         return False
     end([head.process], signal.SIGTERM, _STOP_TIMEOUT_S)
-    left = end(find_marked(head.cluster_id), signal.SIGTERM, _STOP_TIMEOUT_S)
-    end([*left, *find_marked(head.cluster_id)], signal.SIGKILL, _STOP_TIMEOUT_S)
+    left = end(find_marked(head.cluster_id), signal.SIGTERM, _LEFT_OVER_TIMEOUT_S)
+    end([*left, *find_marked(head.cluster_id)], signal.SIGKILL, _LEFT_OVER_TIMEOUT_S)
     shutil.rmtree(head.temp_dir, ignore_errors=True)
     for name in ("cluster.json", "env"):
         (head.state / name).unlink(missing_ok=True)

@@ -195,7 +195,7 @@ def _submit(tour: Tour, job: str, overrides: list[str] | None = None) -> None:
         error = FtlibError(f"jobs.{job} ended with exit code {outcome.exit_code}: {reason}\nits log: {logs / job}.log")
         error.exit_code = outcome.exit_code
         raise error
-    found = " (found finished)" if outcome.result.get("found") else ""
+    found = " (was finished already)" if outcome.result.get("found") or outcome.result.get("reused") else ""
     tour.show(
         _indent(f"{job} done in {format_duration(time.monotonic() - begun)}{found}: {outcome.result['manifest']}")
     )
