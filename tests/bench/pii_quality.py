@@ -1,0 +1,123 @@
+"""Recall and precision of the `enterprise` profile on labelled sets, beside plain Presidio in the same run.
+
+A gold span is found when 75 % of its characters are covered by redactions of any type; a redaction is false when less
+than half of it lies in any gold span. Kinds that are no identifiers do not count as misses.
+
+    python -m tests.bench.pii_quality [--rows N] [--no-peer]
+
+The last line is JSON. The sets lie in `../shared/data/pii`; without them the benchmark says so and ends.
+"""
+
+import argparse
+import gzip
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftlib.config.prepare import PiiConfig
+from ftlib.text.pii import PiiAnalyzer
+
+DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "pii"
+NOT_COUNTED = {
+    "MEDICATION_NAME", "HEALTH_CONDITION", "PROCEDURE_NAME", "JOB_TITLE", "TITLE", "NATIONALITY", "RELIGIOUS_BELIEF",
+    "ETHNICITY", "MARITAL_STATUS", "HOUSEHOLD_SIZE", "BIOMETRIC_ID",
+}  # fmt: skip
+UNSTRUCTURED = {
+    "PERSON", "PERSON_NAME", "LOCATION", "LOCATION_NAME", "ORGANIZATION", "ORGANIZATION_NAME", "ADDRESS",
+    "STREET_ADDRESS", "PREFIX", "GENDER", "POLITICAL_OPINION", "EDUCATION_LEVEL", "SALARY", "VEHICLE_MODEL",
+}  # fmt: skip
+Span = tuple[int, int]
+Finder = Callable[[Sequence[str]], list[list[Span]]]
+
+
+def read_set(path: Path, num_rows: int | None = None) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file][:num_rows]
+
+
+def covered(span: Span, others: Sequence[Span]) -> float:
+    """Share of a span's characters that lie in any of the others."""
+    inside = {place for start, end in others for place in range(max(start, span[0]), min(end, span[1]))}
+    return len(inside) / (span[1] - span[0])
+
+
+def score(rows: Sequence[dict[str, Any]], found: Sequence[Sequence[Span]]) -> dict[str, Any]:
+    gold_by, hit_by, num_true = Counter(), Counter(), 0
+    for row, spans in zip(rows, found, strict=True):
+        for gold in row["spans"]:
+            if gold["entity"] not in NOT_COUNTED:
+                gold_by[gold["entity"]] += 1
+                hit_by[gold["entity"]] += covered((gold["start"], gold["end"]), spans) >= 0.75
+        gold_spans = [(gold["start"], gold["end"]) for gold in row["spans"]]
+        num_true += sum(covered(span, gold_spans) >= 0.5 for span in spans)
+    num_found = sum(map(len, found))
+    structured = [entity for entity in gold_by if entity not in UNSTRUCTURED]
+
+    def recall(entities: Sequence[str]) -> float:
+        total = sum(gold_by[entity] for entity in entities)
+        return round(sum(hit_by[entity] for entity in entities) / total, 4) if total else 1.0
+
+    return {
+        "recall": recall(list(gold_by)),
+        "recall_structured": recall(structured),
+        "precision": round(num_true / num_found, 4) if num_found else 1.0,
+        "by_entity": {entity: [hit_by[entity], count] for entity, count in gold_by.most_common()},
+    }
+
+
+def ftlib_finder() -> Finder:
+    analyzer = PiiAnalyzer(PiiConfig())
+    return lambda texts: [[(item.start, item.end) for item in items] for items in analyzer.analyze(texts)]
+
+
+def presidio_finder() -> Finder:
+    """Presidio as it comes, on the same spaCy pipeline."""
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine
+    from presidio_analyzer.nlp_engine import NlpEngineProvider
+
+    from ftlib.text.pii.ner import resolve_pipeline
+
+    tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    models = [{"lang_code": "en", "model_name": resolve_pipeline("auto", "en")}]
+    nlp_engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
+    engine = AnalyzerEngine(nlp_engine=nlp_engine)
+
+    def find(texts: Sequence[str]) -> list[list[Span]]:
+        return [[(item.start, item.end) for item in engine.analyze(text, language="en")] for text in texts]
+
+    return find
+
+
+def measure(finder: Finder, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    started = time.perf_counter()
+    found = finder([row["text"] for row in rows])
+    seconds = time.perf_counter() - started
+    return {**score(rows, found), "rows_per_s": round(len(rows) / seconds, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=None, help="only the first rows of each set")
+    parser.add_argument("--no-peer", action="store_true", help="leave plain Presidio out")
+    arguments = parser.parse_args()
+    files = sorted(DATA.glob("*.jsonl.gz"))
+    if not files:
+        print(json.dumps({"bench": "pii_quality", "skipped": f"no labelled sets in {DATA}"}))
+        return
+    finders = {"ftlib": ftlib_finder()} | ({} if arguments.no_peer else {"presidio": presidio_finder()})
+    results: dict[str, Any] = {}
+    for path in files:
+        rows = read_set(path, arguments.rows)
+        results[path.name.removesuffix(".jsonl.gz")] = by_finder = {name: measure(f, rows) for name, f in finders.items()}
+        for name, figures in by_finder.items():
+            print(path.name, name, {key: value for key, value in figures.items() if key != "by_entity"})
+            print("   ", ", ".join(f"{entity} {hit}/{n}" for entity, (hit, n) in figures.pop("by_entity").items()))
+    print(json.dumps({"bench": "pii_quality", "sets": results}))
+
+
+if __name__ == "__main__":
+    main()
