@@ -3,8 +3,13 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -146,3 +151,59 @@ def test_what_is_missing_is_named(tmp_path, registry):
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="local disk"):
         tracking_uri(RegistryConfig(uri="s3://bucket/registry"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """URL of a real MLflow server that proxies artifacts, as a shared one does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path / "server"
+    folder.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "artifacts")]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+                time.sleep(0.3)
+        yield url, lambda: os.killpg(process.pid, signal.SIGTERM) or process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_gives_the_files_to_a_machine_that_never_saw_the_run(tmp_path, server, monkeypatch, capfd):
+    url, stop = server
+    registry = RegistryConfig(uri=url, name="tickets")
+    run = make_run(tmp_path, "remote")
+    evaluation = make_evaluation(tmp_path / "eval", run, [GATE])
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path / "home-1"))
+    registered = register(str(run), str(evaluation), registry, "champion")
+    sha256 = folder_sha256(run / "adapter")
+    shutil.rmtree(run)
+
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path / "home-2"))
+    model = resolve_alias(registry, "champion")
+    assert model.version == registered.version
+    assert model.adapter_path.is_relative_to(tmp_path / "home-2")
+    assert folder_sha256(model.adapter_path) == sha256
+    assert capfd.readouterr().out == ""  # standard output belongs to a job's result
+
+    stop()
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"registry\.uri"):
+        resolve_alias(registry, "champion")
+    assert time.monotonic() - started < 60
