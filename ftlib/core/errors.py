@@ -21,6 +21,13 @@ class UserError(FtlibError):
     exit_code = 2
 
 
+class DivergedError(UserError):
+    """The loss of one training left all bounds: the settings are wrong, but those of this run alone.
+
+    A search over settings counts it as a failed trial; any other UserError is a mistake that all trials share.
+    """
+
+
 class GateError(FtlibError):
     """A gate said no. `result` is what the job still produced (manifest path, figures)."""
 

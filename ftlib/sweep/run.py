@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftlib.config.sweep import SweepConfig
 from ftlib.config.train import TrainConfig
-from ftlib.core.errors import FtlibError, UserError
+from ftlib.core.errors import DivergedError, FtlibError, UserError
 from ftlib.core.fingerprints import code_version, fingerprint
 from ftlib.core.logging import format_duration, get_logger
 from ftlib.core.storage import exists, filesystem, join, read_json
@@ -171,28 +171,29 @@ class _Search:
         from optuna.trial import TrialState
 
         trial = self._running.pop(end.number)
-        if isinstance(end.error, UserError):
+        if isinstance(end.error, UserError) and not isinstance(end.error, DivergedError):
             raise UserError(str(end.error))
         duration = time.monotonic() - self._begun.pop(end.number)
         trial.set_user_attr(studies.DURATION, round(duration, 3))
-        result = end.result
-        error = _describe(end.error) if end.error else None
-        if result is not None:
-            trial.set_user_attr(studies.RUN_ID, result.run_id)
-            trial.set_user_attr(studies.RUN_PATH, result.path)
-            if not result.stopped_early and not math.isfinite(result.val_loss):
-                error = f"the validation loss is {result.val_loss}"
-        if error is not None or result is None:
-            self._fail(trial, error or "no result")
+        if end.result is None:
+            self._fail(trial, _describe(end.error))
+            return
+        result, value = end.result, end.result.val_loss
+        trial.set_user_attr(studies.RUN_ID, result.run_id)
+        trial.set_user_attr(studies.RUN_PATH, result.path)
+        if value is None or not math.isfinite(value):
+            self._fail(trial, f"the validation loss is {value}")
             return
         self._durations.append(duration)
-        if result.stopped_early and end.number in self._stopped:
+        if result.stopped_early:
+            if end.number not in self._stopped:  # an earlier driver stopped it and was killed before it noted so
+                trial.report(value, self._config.search.pruner.min_steps)
             self._study.tell(trial, state=TrialState.PRUNED)
             _drop_checkpoints(result.path)
             outcome = "stopped early"
         else:
-            self._study.tell(trial, float(result.val_loss))
-            outcome = f"{self._config.search.metric} {result.val_loss:.4f}"
+            self._study.tell(trial, value)
+            outcome = f"{self._config.search.metric} {value:.4f}"
         self._log(end.number, f"{outcome} after {format_duration(duration)}")
 
     def _fail(self, trial: "Trial", error: str) -> None:
@@ -264,7 +265,7 @@ def _drop_checkpoints(run_path: str) -> None:
         fs.rm(inner, recursive=True)
 
 
-def _describe(error: BaseException) -> str:
+def _describe(error: BaseException | None) -> str:
     """The kind of an error and the head of its first line."""
     head = (str(error).strip().splitlines() or [""])[0][:160]
     return f"{type(error).__name__}: {head}" if head else type(error).__name__

@@ -33,8 +33,8 @@ class TrialResult(Protocol):
         """Folder of the run."""
 
     @property
-    def val_loss(self) -> float:
-        """Validation loss of the result, nats per supervised token."""
+    def val_loss(self) -> float | None:
+        """Validation loss of the result, nats per supervised token; None without a validation."""
 
     @property
     def stopped_early(self) -> bool:
