@@ -137,15 +137,15 @@ class _Writer:
         ]
         rng.shuffle(body)
         if long:
-            body += [[(text, None)] for text in rng.sample(phrases.ELABORATIONS, 2)]
+            body += [[(text, None)] for text in rng.sample(phrases.ELABORATIONS, 1)]
         has_pii = rng.random() < _PII_SHARE
         if has_pii:
-            kinds = rng.sample(sorted(VALUE_MAKERS), rng.choices((1, 2), (3, 2))[0])
+            kinds = rng.sample(sorted(VALUE_MAKERS), rng.choices((1, 2), (5, 1))[0])
             body += [self._pii_sentence(kind) for kind in kinds]
         pieces = [(f"{greeting} ", None)] if (greeting := rng.choice(phrases.GREETINGS)) else []
         for sentence in body:
             pieces += [*sentence, (" ", None)]
-        if has_pii and rng.random() < 0.35:
+        if has_pii and rng.random() < 0.2:
             pieces += [(f"{rng.choice(phrases.CLOSINGS)}\n", None), (self.values.make("PERSON", rng), "PERSON")]
         else:
             pieces += [(rng.choice(phrases.FAREWELLS), None)]

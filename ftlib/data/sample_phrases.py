@@ -134,9 +134,9 @@ PRIVATE_FACTS = (
     "I am just a private user.", "It was a gift from my {relative}.",
 )  # fmt: skip
 
-GREETINGS = ("Hello,", "Hi,", "Hi there,", "Good morning,", "Dear support,", "Hello team,", "Good day,", "", "", "")
+GREETINGS = ("Hello,", "Hi,", "Hi there,", "Good morning,", "Dear support,", "Hello team,", "", "", "", "", "", "")
 CLOSINGS = ("Thanks,", "Kind regards,", "Best,", "Thank you,", "Regards,", "Best regards,", "Cheers,", "Many thanks,")
-FAREWELLS = ("Thank you.", "Thanks.", "Best wishes.", "Many thanks in advance.", "", "", "")
+FAREWELLS = ("Thank you.", "Thanks.", "Best wishes.", "", "", "", "", "")
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "plan": ("basic", "family", "premium", "student", "starter", "studio", "gold"),

@@ -14,16 +14,23 @@ from presidio_analyzer import LocalRecognizer, RecognizerResult
 from ftlib.text.pii.places import COUNTRIES, STATE_CODES, STATE_NAMES
 from ftlib.text.pii.rules import Rule, RuleRecognizer, result
 
+# Street suffixes of USPS Publication 28, appendix C1, with their usual abbreviations, and a few of other countries.
 _TYPES = (
-    "street|st|str|avenue|ave?|road|rd|boulevard|blvd|drive|dr|lane|ln|court|ct|place|pl|terrace|ter|way|circle|cir|"
-    "square|sq|parkway|pkwy|highway|hwy|trail|trl|crescent|cres|close|grove|alley|aly|plaza|plz|row|walk|mews|"
-    "gardens?|gdns|hill|heights|hts|ridge|loop|path|pike|route|rte|turnpike|tpke|expressway|expy|freeway|fwy|crossing|"
-    "xing|bend|cove|creek|glen|hollow|landing|meadows?|point|quay|run|view|village|vista|wharf|park|parade|esplanade|"
-    "common|causeway|bypass|cliffs?|club|corners?|course|estates?|extension|falls|ferry|fields?|flats?|fords?|forest|"
-    "forges?|forks?|garden|gateway|greens?|harbors?|haven|inlet|islands?|isle|junctions?|keys?|knolls?|lakes?|light|"
-    "locks?|lodge|manors?|mills?|mission|motorway|mount|mountains?|neck|orchard|oval|overpass|passage|pines?|plains?|"
-    "port|prairie|radial|ramp|ranch|rapids?|rest|river|shoals?|shores?|skyway|springs?|spurs?|station|stravenue|stream|"
-    "summit|throughway|trace|track|trafficway|tunnel|underpass|union|valley|viaduct|ville|vly|walks|wall|wells?"
+    "alle[ey]|all?y|anex|annex|arcade|arc|avenue|ave?|avn?ue|bayou|beach|bch|bend|bnd|bluffs?|blfs?|bottom|btm|boulevard|"
+    "blvd|boul|branch|bridge|brdge|brg|brooks?|burgs?|bypass|byp|camp|canyon|cyn|cape|causeway|cswy|centers?|centres?|ctr|"
+    "circles?|circ?|cliffs?|clfs?|club|common|corners?|cors?|course|crse|courts?|cts?|coves?|cvs?|creek|crk|crescent|cres|"
+    "crest|crossing|xing|crossroads?|curve|dale|dam|divide|dv|drives?|drs?|estates?|ests?|expressway|expy|extensions?|"
+    "falls?|fls|ferry|fry|fields?|flds?|flats?|flts?|fords?|forests?|frst|forges?|forks?|frks?|fort|ft|freeway|fwy|"
+    "gardens?|gdns?|gateway|gtwy|glens?|greens?|grns?|groves?|grvs?|harbou?rs?|haven|hvn|heights|hts|highway|hwy|hills?|"
+    "hls?|hollow|holw|inlet|islands?|islnds?|isle|junctions?|jcts?|keys?|knolls?|knls?|lakes?|lks?|landing|lndg|lane|ln|"
+    "lights?|loaf|locks?|lodge|loop|mall|manors?|mnrs?|meadows?|mdws?|mews|mills?|mls?|mission|motorway|mtwy|mount|mt|"
+    "mountains?|mtns?|neck|nck|orchard|oval|overpass|parade|parks?|parkways?|pkwys?|pass|passage|path|pike|pines?|pnes|"
+    "plains?|plns?|place|pl|plaza|plz|points?|pts?|ports?|prts?|prairie|pr|quay|radial|radl|ramp|ranch|rapids?|rpds|rest|"
+    "ridges?|rdgs?|river|riv|roads?|rds?|route|rte|row|rue|run|shoals?|shls?|shores?|shrs?|skyway|springs?|spgs?|spurs?|"
+    "squares?|sqs?|station|sta|stravenue|stra|streams?|strm|streets?|sts?|str|summit|smt|terrace|terr?|throughway|trwy|"
+    "trace|trce|track|trak|trafficway|trails?|trls?|tunnel|tunl|turnpike|tpke|underpass|upas|unions?|valleys?|vlys?|"
+    "viaduct|via|views?|vws?|villages?|vlgs?|ville|vista|vis|walks?|wall|ways?|wells?|wls|wharf|close|garth|gate|green|"
+    "esplanade|circuit|cct|rise|vale"
 )
 # Words that are common nouns as well: taken for a street only when a capital stands before them.
 _FIRST_TYPES = (

@@ -23,6 +23,7 @@ _KEY_LABEL = (
     r"[\s_-]?(?:api[\s_-]?)?(?:key|token|secret|id[\s_-]?token)|token|bearer|secret|apikey|x-api-key|credentials?"
 )
 _LABELLED_KEY = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}[_-])?(?:{_KEY_LABEL})(?:\s\w{{1,12}}){{0,2}}?)(?i:{_SEP}|\s)(?i:bearer\s)?(?P<v>[A-Za-z0-9_\-+/=.~]{{8,300}})(?![\w])"
+_NEAR_KEY = r"(?i:\b(?:key|token|secret)s?\b[^\n]{0,16}?)\b(?P<v>(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{16,128})\b"
 _PASSWORD_LABEL = r"(?<![A-Za-z])(?:\w{1,20}[_-])?(?:password|passwd|passphrase|passcode|pass(?:word)?|pwd|pw)\w{0,8}"
 _PASSWORD = rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}(?i:{_SEP})(?P<v>[^\s'\"`,;<>]{{4,128}})"
 _QUOTED_PASSWORD = rf"(?i:{_PASSWORD_LABEL})[^\n'\"`]{{0,24}}[`'\"](?P<v>[^\s'\"`]{{4,128}})[`'\"]"
@@ -105,6 +106,7 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
         Rule("API_KEY", re.compile(_PRIVATE_KEY), 1.0, needs=("-----begin",)),
         Rule("API_KEY", re.compile(_LABELLED_KEY), 0.85, needs=("key", "token", "bearer", "secret", "credential"), accept=_is_key),
         Rule("API_KEY", re.compile(r"(?<![\w/+.-])[A-Za-z0-9_+/-]{24,256}={0,2}(?![\w/+.-])"), 0.6, needs_digit=True, accept=_is_random),
+        Rule("API_KEY", re.compile(_NEAR_KEY), 0.75, needs=("key", "token", "secret"), needs_digit=True),
         Rule("PASSWORD", re.compile(_PASSWORD), 0.9, needs=password_words, accept=_stated_password),
         Rule("PASSWORD", re.compile(_QUOTED_PASSWORD), 0.85, needs=password_words, accept=_is_password),
         Rule("PASSWORD", re.compile(_BARE_PASSWORD), 0.7, needs=password_words, accept=_stated_password),

@@ -14,6 +14,8 @@ _SEPARATOR = r"(?:['\"]?\s{0,3}(?:\bis\b|\bwas\b|\bof\b|:|=>|=|\#|-|–|—|\()?
 _VALUE = r"(?P<v>(?=[\w./-]*\d)[A-Za-z0-9](?:[\w]|[./-](?=\w)){2,39})(?![\w@])"
 _SPACED_DIGITS = r"(?P<v>\d{2,6}(?:[ -]\d{2,6}){1,5}|(?=[\w-]*\d)[A-Za-z0-9](?:\w|[./-](?=\w)){3,39})(?![\w@])"
 
+_PLATE = r"(?P<v>\d{1,3}[ -]?[A-Z]{1,4}[ -]?\d{0,4}|[A-Z]{1,4}\d{0,2}[ -]?[A-Z]{0,3}[ -]?\d{1,5}(?:[ -]?[A-Z]{1,3}\b)?)(?![\w@])"
+
 # Entity → labels as alternatives; `+` after a label means that a word such as "number" or "id" must follow it.
 _LABELS: dict[str, tuple[str, ...]] = {
     "MEDICAL_RECORD_NUMBER": (
@@ -80,16 +82,26 @@ def _is_value(value: str) -> bool:
     return enough and not _PLAIN_NUMBERS.fullmatch(value)
 
 
+def _is_plate(value: str) -> bool:
+    return num_digits(value) >= 2 and len(value) >= 4
+
+
+def _value_pattern(entity: str) -> str:
+    if entity == "LICENSE_PLATE":
+        return _PLATE
+    return _SPACED_DIGITS if entity in _SPACED else _VALUE
+
+
 def labelled_recognizers(language: str) -> list[LocalRecognizer]:
     """Numbers after their label."""
     rules = [
         Rule(
             entity,
-            _expression(labels, _SPACED_DIGITS if entity in _SPACED else _VALUE),
+            _expression(labels, _value_pattern(entity)),
             0.9,
             needs=tuple(sorted({re.split(r"[^a-z/]", label)[0] for label in labels})),
             needs_digit=True,
-            accept=_is_value,
+            accept=_is_plate if entity == "LICENSE_PLATE" else _is_value,
         )
         for entity, labels in _LABELS.items()
     ]

@@ -27,7 +27,7 @@ _GREETING = r"(?:[Dd]ear|[Hh]i|[Hh]ello|[Hh]ey|[Gg]ood\s(?:morning|afternoon|eve
 _CLOSING = r"(?:(?:[Kk]ind|[Bb]est|[Ww]arm(?:est)?|[Mm]any)\s)?(?:[Rr]egards|[Tt]hanks(?:\sin\sadvance|\sagain|\sa\slot|\sso\smuch)?|[Tt]hank\syou(?:\sin\sadvance|\sso\smuch|\svery\smuch)?|[Ss]incerely(?:\syours)?|[Cc]heers|[Yy]ours(?:\s(?:truly|sincerely|faithfully))?|[Bb]est(?:\swishes)?|[Rr]espectfully|[Ww]ishes)"
 _SELF = r"(?:[Mm]y\s(?:full\s|legal\s)?name(?:\sis|['’]s)|[Nn]ame['’]s|[Cc]all\sme|I\sam\scalled|[Nn]amed|[Kk]nown\sas|on\sbehalf\sof|in\sthe\sname\sof|(?:under|registered\sto|belongs\sto|issued\sto|(?:partner|wife|husband|son|daughter|mother|father|brother|sister|friend|colleague|boss|manager|landlord|tenant|doctor|assistant)['’]?s?,?(?:\sname)?(?:\sis)?))"
 _LEGAL_FORM = r"(?:Inc|Ltd|LLC|LLP|Corp|Corporation|Co|PLC|plc|GmbH|AG|S\.?A\.?|S\.?r\.?l\.?|B\.?V\.?|N\.?V\.?|AB|ApS|Oy|Pty|Limited|Incorporated|Company|Group|Holdings?|Partners|Associates|Industries|Enterprises|Solutions|Systems|Technologies|Labs?|Bank|University|College|Hospital|Clinic|Institute|Foundation|Insurance|Pharmacy|Consulting|Ventures|Capital|Logistics|Motors|Airlines|Pharmaceuticals|Laborator(?:y|ies))"
-_COMPANY = rf"(?<![\w.@])(?:{_UP}[\w&'’.-]*[ ,]{{1,2}}(?:(?:and|&|of)[ ])?){{1,4}}{_LEGAL_FORM}\b\.?"
+_COMPANY = rf"(?<![\w.@])(?:{_UP}[\w&'’-]*(?:\.[\w&]+)*[ ,]{{1,2}}(?:(?:and|&|of)[ ])?){{1,4}}{_LEGAL_FORM}\b\.?"
 
 
 def _rules() -> list[Rule]:

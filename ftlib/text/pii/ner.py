@@ -95,6 +95,18 @@ def _pieces(text: str, start: int, end: int) -> Iterable[tuple[int, int]]:
             yield start + line.start() + lead, start + line.start() + len(piece)
 
 
+# Words that small pipelines take for names where they stand capitalised at the start of a sentence or a field.
+_COMMON = frozenset(
+    "please password username user login email mail phone address account card number order ticket remove delete signing "
+    "cheers thanks thank regards hello hi hey dear best kind warm sincerely yours bye yes no okay ok sure sorry welcome "
+    "server client database token key secret api admin root null none true false error warning info debug update install "
+    "download upload open close start stop run check click reset change cancel refund invoice billing payment delivery "
+    "shipping support team customer service help note date time today tomorrow yesterday monday tuesday wednesday thursday "
+    "friday saturday sunday january february march april may june july august september october november december ssn dob "
+    "mrn iban visa patient doctor nurse insurance policy member id url ip mac fax tel mobile cell contact name title "
+    "subject re fw fwd from to cc bcc attn sir madam whenever take everything come let could can would you he she they we "
+    "it this that there here what when where which who why how if and or but not only just also some any all".split()
+)
 _NOT_NAME = re.compile(r"[\d@/\\{}<>=$%^*_|#]")
 _ACRONYM = re.compile(r"[A-Z0-9&./-]{1,6}")
 
@@ -103,8 +115,10 @@ def plausible(entity: str, value: str) -> bool:
     """Whether a span of the pipeline looks like what it is said to be: small pipelines take codes for names."""
     if len(value) < 2 or not any(character.isalpha() for character in value):
         return False
+    if all(word in _COMMON for word in re.findall(r"[^\W\d_]+", value.lower())):
+        return False
     if entity == "PERSON":
         return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and len(value.split()) <= 5
     if entity == "ORGANIZATION":
         return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and value[0].isupper()
-    return not re.search(r"[@{}<>=$%^*_|#\\]", value) and (len(value) > 3 or value.isupper())
+    return not re.search(r"[\d@{}<>=$%^*_|#\\]", value) and (len(value) > 3 or value.isupper())

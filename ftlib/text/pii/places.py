@@ -17,7 +17,9 @@ _STATES = {
     "TN": "Tennessee", "TX": "Texas", "UT": "Utah", "VT": "Vermont", "VA": "Virginia", "WA": "Washington",
     "WV": "West Virginia", "WI": "Wisconsin", "WY": "Wyoming", "DC": "District of Columbia", "PR": "Puerto Rico",
     "AB": "Alberta", "BC": "British Columbia", "MB": "Manitoba", "NB": "New Brunswick", "NS": "Nova Scotia",
-    "ON": "Ontario", "QC": "Quebec", "SK": "Saskatchewan",
+    "ON": "Ontario", "QC": "Quebec", "SK": "Saskatchewan", "GU": "Guam", "VI": "Virgin Islands",
+    "AS": "American Samoa", "MP": "Northern Mariana Islands", "FM": "Micronesia", "MH": "Marshall Islands",
+    "PW": "Palau", "AA": "Armed Forces Americas", "AE": "Armed Forces Europe", "AP": "Armed Forces Pacific",
 }  # fmt: skip
 _SHORT = ("USA", "U.S.A.", "U.S.", "UK", "U.K.", "England", "Scotland", "Wales", "Northern Ireland", "Russia",
           "Czech Republic", "Ivory Coast", "Macedonia", "Congo", "South Korea", "North Korea", "Burma", "Holland",
