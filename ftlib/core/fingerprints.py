@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,15 @@ def folder_sha256(folder: str | Path) -> str:
     Raises FileNotFoundError when the folder is absent or holds no file.
     """
     root = Path(folder)
-    digest = hashlib.sha256()
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = {path.relative_to(root).as_posix(): sha256_file(path) for path in root.rglob("*") if path.is_file()}
     if not files:
         raise FileNotFoundError(f"{root}: no files")
-    for path in files:
-        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    return tree_sha256(files)
+
+
+def tree_sha256(files: Mapping[str, str]) -> str:
+    """What `folder_sha256` gives for a folder whose files (relative path → sha256) are known, from a manifest say."""
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()

@@ -21,8 +21,7 @@ from ftlib.config.promote import RegistryConfig
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
-from ftlib.core.secrets import state_home
-from ftlib.core.storage import atomic_dir, filesystem, is_uri, join, local_path
+from ftlib.core.storage import atomic_dir, filesystem, is_uri, join, local_path, state_home
 from ftlib.registry.candidate import Candidate, load_candidate
 
 logger = get_logger(__name__)
@@ -67,7 +66,7 @@ def register(run_path: str, evaluation_path: str, registry: RegistryConfig, alia
     since it ended, or the registry cannot be reached.
     """
     candidate = load_candidate(run_path, evaluation_path)
-    sha256 = candidate.run["result_sha256"]
+    sha256 = candidate.run.sha256
     with _client(registry, create=True) as client:
         _ensure_name(client, registry.name)
         model = _known(client, registry.name, sha256)
@@ -173,14 +172,14 @@ def _experiment(client: Any, registry: RegistryConfig) -> str:
 def _add_version(client: Any, candidate: Candidate, registry: RegistryConfig) -> Any:
     """Copy the result's files into an MLflow run and make a version of them; the run fails if this does."""
     run = candidate.run
-    with _local_copy(join(candidate.run_path, run["result"])) as folder:
+    with _local_copy(join(run.path, run.result)) as folder:
         actual = folder_sha256(folder)
-        if actual != run["result_sha256"]:
+        if actual != run.sha256:
             raise UserError(
-                f"{candidate.run_path}/{run['result']}: its files changed after the run ended "
-                f"(sha256 {actual[:12]}…, the manifest says {run['result_sha256'][:12]}…); train again"
+                f"{run.path}/{run.result}: its files changed after the run ended "
+                f"(sha256 {actual[:12]}…, the manifest says {run.sha256[:12]}…); train again"
             )
-        info = client.create_run(_experiment(client, registry), run_name=run["run_id"]).info
+        info = client.create_run(_experiment(client, registry), run_name=run.run_id).info
         try:
             client.log_artifacts(info.run_id, str(folder), ARTIFACT)
             for name, value in _figures(candidate).items():
@@ -197,27 +196,24 @@ def _add_version(client: Any, candidate: Candidate, registry: RegistryConfig) ->
 
 def _figures(candidate: Candidate) -> dict[str, float]:
     """Every figure of the run and its evaluation."""
-    figures = {f"run_{name}": value for name, value in (candidate.run.get("metrics") or {}).items()}
-    figures |= {
-        name: entry.get("value") if isinstance(entry, dict) else entry for name, entry in candidate.metrics.items()
-    }
+    figures = {"val_loss": candidate.run.val_loss}
+    figures |= {name: entry["value"] for name, entry in candidate.metrics.items()}
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:
     """What a version says about its origin; all values are strings in MLflow."""
-    run, evaluation = candidate.run, candidate.evaluation
-    base = run.get("base") or {}
+    run = candidate.run
     tags = {
-        "sha256": run["result_sha256"],
-        "result": run["result"],
-        "run_id": run["run_id"],
-        "run_path": candidate.run_path,
-        "base_source": base.get("source"),
-        "base_fingerprint": base.get("fingerprint"),
-        "dataset_key": (run.get("dataset") or {}).get("key"),
-        "chat_template_sha256": run.get("chat_template_sha256"),
-        "evaluation_key": evaluation["key"],
+        "sha256": run.sha256,
+        "result": run.result,
+        "run_id": run.run_id,
+        "run_path": run.path,
+        "base_source": run.base_source,
+        "base_fingerprint": run.base_fingerprint,
+        "dataset": run.dataset,
+        "chat_template": run.chat_template,
+        "evaluation_key": candidate.evaluation["key"],
         "evaluation_path": candidate.evaluation_path,
         **{f"metric.{name}": f"{value:.6g}" for name, value in _figures(candidate).items()},
     }
@@ -266,8 +262,8 @@ def _fetch(client: Any, version: Any) -> RegisteredModel:
         version=int(version.version),
         adapter_path=folder,
         sha256=actual,
-        base_source=tags.get("base_source", ""),
-        base_fingerprint=tags.get("base_fingerprint", ""),
-        run_id=tags.get("run_id", ""),
-        result=tags.get("result", "adapter"),
+        base_source=tags["base_source"],
+        base_fingerprint=tags["base_fingerprint"],
+        run_id=tags["run_id"],
+        result=tags["result"],
     )

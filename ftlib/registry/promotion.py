@@ -11,18 +11,18 @@ from ftlib.core.errors import GateError
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join
-from ftlib.registry.candidate import load_candidate
+from ftlib.registry.candidate import Run, load_candidate
 from ftlib.registry.manifest import MANIFEST, build_manifest, work_key, write_manifest
 from ftlib.registry.models import register
 
 logger = get_logger(__name__)
 
 
-def refusals(run: dict[str, Any], evaluation: dict[str, Any], gates: list[dict[str, Any]]) -> list[str]:
+def refusals(run: Run, evaluation: dict[str, Any], gates: list[dict[str, Any]]) -> list[str]:
     """Why a run may not be promoted; empty when it may.
 
     Args:
-        run: the run's manifest (`run_id`, `result_sha256`, `base`).
+        run: the run.
         evaluation: the evaluation's manifest (`model`: what was scored, by content).
         gates: the evaluation's gates, each with `metric`, `passed`, its limits and its interval.
     """
@@ -31,14 +31,15 @@ def refusals(run: dict[str, Any], evaluation: dict[str, Any], gates: list[dict[s
     judged = scored.get("adapter_sha256") or scored.get("result_sha256")
     if not judged:
         reasons.append("the evaluation is of a base model, not of a tuned one")
-    elif judged != run.get("result_sha256"):
+    elif judged != run.sha256:
         reasons.append(
-            f"the evaluation is of another model (sha256 {judged[:12]}…) than run {run.get('run_id')} "
-            f"({str(run.get('result_sha256'))[:12]}…)"
+            f"the evaluation is of another model (sha256 {judged[:12]}…) than run {run.run_id} ({run.sha256[:12]}…)"
         )
-    scored_base, base = scored.get("base_fingerprint"), (run.get("base") or {}).get("fingerprint")
-    if scored.get("adapter_sha256") and scored_base and base and scored_base != base:
-        reasons.append(f"the adapter was scored on base {scored_base[:12]}… but trained on {base[:12]}…")
+    scored_base = scored.get("base_fingerprint")
+    if scored.get("adapter_sha256") and scored_base != run.base_fingerprint:
+        reasons.append(
+            f"the adapter was scored on base {str(scored_base)[:12]}… but trained on {run.base_fingerprint[:12]}…"
+        )
     if not gates:
         reasons.append("the evaluation has no gate: add one under `gates` and evaluate again")
     reasons += [describe_gate(gate) for gate in gates if gate.get("passed") is not True]
@@ -66,22 +67,22 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
     candidate = load_candidate(config.run.path, config.evaluation.path)
     reasons = refusals(candidate.run, candidate.evaluation, candidate.gates)
     inputs = {
-        "run_id": candidate.run["run_id"],
-        "result_sha256": candidate.run.get("result_sha256"),
+        "run_id": candidate.run.run_id,
+        "result_sha256": candidate.run.sha256,
         "evaluation": candidate.evaluation["key"],
         "gates": candidate.gates,
     }
     resolved = config.resolved()
     registered: dict[str, Any] | None = None
     if not reasons:
-        model = register(candidate.run_path, candidate.evaluation_path, config.registry, config.alias)
+        model = register(candidate.run.path, candidate.evaluation_path, config.registry, config.alias)
         registered = {"name": model.name, "version": model.version, "sha256": model.sha256, "alias": config.alias}
     manifest = build_manifest(
         "promotion",
         work_key("promotion", resolved, inputs),
         resolved,
         inputs=inputs,
-        parents=[join(folder, MANIFEST) for folder in (candidate.run_path, candidate.evaluation_path)],
+        parents=[join(folder, MANIFEST) for folder in (candidate.run.path, candidate.evaluation_path)],
         started=started,
         allowed=not reasons,
         reasons=reasons,
@@ -92,12 +93,12 @@ def promote(config: PromoteConfig) -> dict[str, Any]:
     path = write_manifest(folder, manifest)
     if reasons:
         raise GateError(
-            f"run {candidate.run['run_id']} is not promoted:\n" + "\n".join(f"  {reason}" for reason in reasons),
+            f"run {candidate.run.run_id} is not promoted:\n" + "\n".join(f"  {reason}" for reason in reasons),
             {"manifest": path, "reasons": reasons},
         )
     assert registered is not None
     logger.info("%s version %s is now %s", registered["name"], registered["version"], config.alias)
-    return {"manifest": path, "run_id": candidate.run["run_id"], **registered}
+    return {"manifest": path, "run_id": candidate.run.run_id, **registered}
 
 
 def _is_number(gate: dict[str, Any], name: str) -> bool:

@@ -2,11 +2,12 @@
 
 import pytest
 
+from ftlib.registry.candidate import Run
 from ftlib.registry.promotion import describe_gate, refusals
 
 SHA = "a" * 64
 BASE = "b" * 64
-RUN = {"run_id": "r1", "result": "adapter", "result_sha256": SHA, "base": {"source": "m", "fingerprint": BASE}}
+RUN = Run("/runs/r1", "r1", "adapter", SHA, "m", BASE, chat_template=None, dataset=None, val_loss=0.5)
 GATE = {
     "metric": "exact_match_gain",
     "min": 0.0,
