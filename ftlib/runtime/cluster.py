@@ -79,7 +79,7 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        _forget_token()
+        reload_authentication()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -163,10 +163,10 @@ def _use_own_token() -> None:
     if not any(os.environ.get(name) for name in _TOKEN_VARIABLES[1:]):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ["RAY_AUTH_MODE"] = "token"
-    _forget_token()
+    reload_authentication()
 
 
-def _forget_token() -> None:
+def reload_authentication() -> None:
     """Make Ray's C++ core read the authentication variables again."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 

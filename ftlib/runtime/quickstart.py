@@ -135,7 +135,8 @@ def _start_head(tour: Tour) -> None:
 
 def _write_corpus(tour: Tour) -> None:
     counts = tour.hooks.write_corpus(tour.folder / "corpus")
-    tour.show(_indent(f"{tour.folder / 'corpus'}: " + ", ".join(f"{value} {key}" for key, value in counts.items())))
+    shown = ", ".join(f"{value} {key.removeprefix('num_').replace('_', ' ')}" for key, value in counts.items())
+    tour.show(_indent(f"{tour.folder / 'corpus'}: {shown}"))
 
 
 def _prepare(tour: Tour) -> None:

@@ -30,7 +30,7 @@ from ftlib.config.base import JobConfig
 from ftlib.config.loader import absolute_paths, load_config
 from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import get_logger, setup_logging
-from ftlib.runtime.cluster import token_hint
+from ftlib.runtime.cluster import reload_authentication, token_hint
 from ftlib.runtime.envfile import apply_env, read_env
 
 logger = get_logger(__name__)
@@ -171,6 +171,7 @@ def _client(address: str) -> Any:
 
     for name in ("_private.runtime_env", "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # they list every file that is not uploaded
+    reload_authentication()
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:

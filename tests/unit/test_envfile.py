@@ -1,0 +1,49 @@
+"""`.ftlib/env` must mean the same to a shell and to Python."""
+
+import subprocess
+
+import pytest
+
+from ftlib.core.errors import UserError
+from ftlib.runtime.envfile import apply_env, read_env, write_env
+
+VALUES = {
+    "PLAIN": "1",
+    "SPACE": "a b",
+    "QUOTE": 'it\'s $HOME `x` "q"',
+    "URL": "http://127.0.0.1:1/v1?a=b#c",
+    "EMPTY": "",
+}
+
+
+def test_shell_and_reader_agree_on_every_value(tmp_path):
+    path = tmp_path / "env"
+    write_env(path, VALUES, "two\nlines")
+    assert read_env(path) == VALUES
+    for name, value in VALUES.items():
+        sourced = subprocess.run(
+            ["bash", "-c", f'source {path}; printf %s "${name}"'], capture_output=True, text=True, check=True
+        )
+        assert sourced.stdout == value, name
+
+
+def test_file_is_private(tmp_path):
+    write_env(tmp_path / "env", VALUES)
+    assert (tmp_path / "env").stat().st_mode & 0o077 == 0
+
+
+def test_absent_file_is_empty_and_a_broken_line_is_named(tmp_path):
+    assert read_env(tmp_path / "none") == {}
+    (tmp_path / "env").write_text("export A=1\nrm -rf x\n")
+    with pytest.raises(UserError, match=r"env:2"):
+        read_env(tmp_path / "env")
+
+
+def test_what_is_set_wins_unless_overridden(monkeypatch):
+    import os
+
+    monkeypatch.setenv("FTLIB_TEST_A", "mine")
+    apply_env({"FTLIB_TEST_A": "file"})
+    assert os.environ["FTLIB_TEST_A"] == "mine"
+    apply_env({"FTLIB_TEST_A": "file"}, override=True)
+    assert os.environ["FTLIB_TEST_A"] == "file"
