@@ -1,9 +1,9 @@
 """Conversations as token ids, with the mask of what is learnt: only what the assistant says, stop token included.
 
-Templates seldom mark the assistant's part (`{% generation %}`), so the mask comes from prefix difference: the ids of the
-conversation before an answer, rendered with the generation prompt, are compared with the ids of the conversation up to
-and including it; what lies beyond their common prefix is the answer. The prompt seen in training is by construction the
-one that `render_prompt` builds for inference. White space that a template puts after its stop token is not learnt.
+Templates seldom mark the assistant's part (`{% generation %}`), so the mask comes from prefix difference: the ids of
+the conversation before an answer, rendered with the generation prompt, are compared with the ids of the conversation up
+to and including it; what lies beyond their common prefix is the answer. The prompt seen in training is by construction
+the one that `render_prompt` builds for inference. White space that a template puts after its stop token is not learnt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ def check_chat_template(tokenizer: Any) -> None:
     """Raise UserError when a tokenizer has no chat template, so conversations cannot be rendered."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            f"{getattr(tokenizer, 'name_or_path', 'the model')}: its tokenizer has no chat template, so conversations cannot "
-            "be rendered. Take an instruction-tuned model, or put a chat_template.jinja into its folder"
+            f"{getattr(tokenizer, 'name_or_path', 'the model')}: its tokenizer has no chat template, so conversations "
+            "cannot be rendered. Take an instruction-tuned model, or put a chat_template.jinja into its folder"
         )
 
 

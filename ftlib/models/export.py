@@ -1,4 +1,4 @@
-"""Write a trained model so that peft and transformers alone can load it: adapter or weights, tokenizer, chat template."""
+"""Write a trained model so that peft and transformers alone load it: weights, tokenizer, chat template."""
 
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ def save_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Any, fol
 
     `weights` are full tensors by parameter name; parameters that are tied to one of them need not be there.
     """
-    state = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    state |= {
-        name: buffer for name, buffer in model.named_buffers() if name in model.state_dict() and name not in state
-    }
+    from huggingface_hub import save_torch_state_dict
+
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
+    save_torch_state_dict(state, folder, max_shard_size="5GB")
     model.config.dtype = dtype
-    model.save_pretrained(folder, state_dict=state)
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

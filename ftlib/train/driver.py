@@ -1,0 +1,204 @@
+"""The driver of a run: checks, tokenises, starts Ray Train workers around `ftlib.train.loop`, writes the manifest.
+
+Ray Train gives placement, the process group and restarts after a lost worker; checkpoints and metrics are the loop's
+own files in the run's folder, from which restarted workers go on.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlib.config.train import TrainConfig
+from ftlib.core.errors import UserError
+from ftlib.core.fingerprints import fingerprint
+from ftlib.core.logging import get_logger
+from ftlib.core.storage import join, local_path, write_json
+from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
+from ftlib.train.preflight import RunInputs, check_run
+from ftlib.train.result import ADAPTER, MODEL
+
+logger = get_logger(__name__)
+
+OnEval = Callable[[int, dict[str, float]], bool]
+TOKENS = ".tokens"
+CONFIG = "config.json"
+KIND = "run"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    run_id: str
+    path: str
+    """The run's folder."""
+    manifest: str
+    val_loss: float | None
+    """Of the best checkpoint."""
+    metrics: dict[str, float]
+    """Of the last validation."""
+    stopped_early: bool
+
+
+def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainResult:
+    """Train, or return at once what an equal, finished run gave; an unfinished one of the same name goes on.
+
+    Args:
+        config: a training configuration; Ray must be connected.
+        on_eval: called on rank 0 after each validation with the step and its metrics; True stops the run. It is
+            pickled into a worker, so it must reach what it needs from there.
+
+    Raises:
+        UserError: the configuration does not fit the data, the model or the machine, or the loss diverged.
+    """
+    started = time.time()
+    inputs = check_run(config)
+    key, resume_key = run_keys(config, inputs)
+    run_id = config.output.run_id or f"run-{key}"
+    run_dir = local_path(join(config.output.path, run_id))
+    if (found := finished(str(run_dir), key)) and not (found["stopped_early"] and on_eval is None):
+        logger.info("run %s is finished already: %s", run_id, run_dir)
+        return _result(run_id, run_dir, found)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / MANIFEST).unlink(missing_ok=True)
+    write_json(str(run_dir / CONFIG), config.resolved())
+    work = _packed_work(config, inputs, run_dir, resume_key)
+    outcome = _fit(config, work, on_eval)
+    if outcome["status"] == "diverged":
+        values = ", ".join(f"{name} {value}" for name, value in outcome["metrics"].items() if name != "step")
+        raise UserError(
+            f"training diverged at step {outcome['step']} ({values}): lower optim.learning_rate "
+            f"({config.optim.learning_rate:g}) or raise optim.warmup_fraction. Records: {run_dir / 'metrics.jsonl'}"
+        )
+    manifest = _manifest(config, inputs, work, outcome, key=key, started=started)
+    write_manifest(str(run_dir), manifest)
+    return _result(run_id, run_dir, manifest)
+
+
+def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
+    """Key of the finished work (data, model, settings, code, libraries), and of what a checkpoint may be resumed by.
+
+    The number of workers changes no result, so it is in neither; how the model is spread is in the first only.
+    """
+    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling"})
+    sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
+    settings["data"].pop("path")
+    resumable = {name: value for name, value in settings.items() if name != "parallel"}
+    return work_key(KIND, settings, sources), fingerprint([resumable, sources])
+
+
+def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_key: str) -> dict[str, Any]:
+    """Tokenise both splits; returns what every worker gets."""
+    from ftlib.data.pack import PackedSplit
+    from ftlib.data.tokenize import TokenizeSettings, tokenize_split
+    from ftlib.train.schedule import num_steps
+
+    cache = local_path(join(config.output.path, TOKENS))
+    folders: dict[str, str | None] = {"val": None}
+    for split, files in inputs.files.items():
+        settings = TokenizeSettings(
+            tokenizer_folder=str(inputs.model_folder),
+            max_seq_len=config.train.max_seq_len,
+            packing=config.data.packing,
+            max_unsupervised=config.data.max_unsupervised,
+            max_rows=config.train.max_eval_samples if split == "val" else None,
+        )
+        identity = {"data": inputs.data_key, "split": split}
+        folders[split] = str(tokenize_split(files, identity, cache, settings))
+    data = PackedSplit(str(folders["train"]))
+    steps = num_steps(len(data), config.train.global_batch_size, config.train.num_epochs, config.train.max_steps)
+    return {
+        "config": config.resolved(),
+        "run_dir": str(run_dir),
+        "folders": folders,
+        "total_steps": steps,
+        "resume_key": resume_key,
+        "counts": data.info | {"num_steps": steps},
+    }
+
+
+def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> dict[str, Any]:
+    """Run the workers to the end; returns rank 0's outcome."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from ftlib.train.worker import train_worker
+
+    scaling = config.scaling
+    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {})
+    # Ray Train restores a run of the same name by itself; ours resume from their own checkpoints.
+    storage = local_path(join(config.output.path, ".ray"))
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"work": work, "on_eval": on_eval},
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker=resources,
+            accelerator_type=scaling.accelerator_type,
+        ),
+        run_config=RunConfig(
+            name=f"{Path(work['run_dir']).name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+        ),
+        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+    )
+    outcome: dict[str, Any] | None = trainer.fit().return_value
+    if outcome is None:
+        raise RuntimeError("the training workers ended without an outcome")
+    if outcome["status"] == "error":
+        raise UserError(outcome["message"])
+    return outcome
+
+
+def _manifest(
+    config: TrainConfig, inputs: RunInputs, work: dict[str, Any], outcome: dict[str, Any], *, key: str, started: float
+) -> dict[str, Any]:
+    from ftlib.models.adapt import ADAPTER_WEIGHTS
+    from ftlib.models.fingerprint import chat_template_hash
+    from ftlib.models.load import load_tokenizer
+
+    run_dir = Path(work["run_dir"])
+    result = ADAPTER if (run_dir / ADAPTER).exists() else MODEL
+    files = {f"{result}/{name}": digest for name, digest in hash_files(run_dir / result).items()}
+    return build_manifest(
+        KIND,
+        key,
+        config.resolved(),
+        inputs={"data": inputs.data_key, "model": inputs.model_fingerprint},
+        counts=work["counts"],
+        files=files,
+        parents=[join(config.data.path, MANIFEST)],
+        started=started,
+        base={
+            "source": config.model.source,
+            "revision": config.model.revision,
+            "fingerprint": inputs.model_fingerprint,
+            "chat_template": chat_template_hash(load_tokenizer(run_dir / result)),
+        },
+        result=result,
+        sha256=files.get(f"{result}/{ADAPTER_WEIGHTS}"),
+        val_loss=outcome["val_loss"],
+        metrics=outcome["metrics"],
+        best=outcome["best"],
+        num_steps=outcome["step"],
+        stopped_early=outcome["status"] == "stopped",
+    )
+
+
+def _result(run_id: str, run_dir: Path, manifest: dict[str, Any]) -> TrainResult:
+    return TrainResult(
+        run_id=run_id,
+        path=str(run_dir),
+        manifest=str(run_dir / MANIFEST),
+        val_loss=manifest["val_loss"],
+        metrics=manifest["metrics"],
+        stopped_early=manifest["stopped_early"],
+    )

@@ -1,0 +1,94 @@
+"""What is checked before anything starts: the data is prepared, the model whole, and both fit the configuration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftlib.config.train import TrainConfig
+from ftlib.core.errors import UserError
+from ftlib.core.fingerprints import fingerprint
+from ftlib.core.logging import get_logger
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run is made from."""
+
+    files: dict[str, list[str]]
+    """Parquet files of `train`, and of `val` when it has rows."""
+    data_key: str
+    """Hash of the files of its splits."""
+    model_folder: Path
+    model_fingerprint: str
+
+
+def check_run(config: TrainConfig) -> RunInputs:
+    """Find data and model; raises UserError for whatever would fail later."""
+    from ftlib.data.prepared import open_prepared
+    from ftlib.models.fingerprint import model_fingerprint
+    from ftlib.models.source import resolve_source
+
+    prepared = open_prepared(config.data.path)
+    counts = {split: prepared.num_rows(split) for split in ("train", "val")}
+    if not counts["train"]:
+        raise UserError(f"data.path={config.data.path}: its train split is empty")
+    folder = resolve_source(config.model.source, config.model.revision)
+    _check_model(config, folder)
+    _check_resources(config)
+    files = {name: digest for name, digest in prepared.manifest["files"].items() if name.startswith(("train/", "val/"))}
+    return RunInputs(
+        files={split: prepared.files(split) for split, count in counts.items() if count},
+        data_key=fingerprint(files),
+        model_folder=folder,
+        model_fingerprint=model_fingerprint(folder),
+    )
+
+
+def _check_model(config: TrainConfig, folder: Path) -> None:
+    from ftlib.models.adapt import largest_rank
+    from ftlib.models.source import read_config
+
+    model = read_config(folder)
+    model = model.get("text_config", model)
+    longest = model.get("max_position_embeddings")
+    if longest and config.train.max_seq_len > longest:
+        raise UserError(f"train.max_seq_len {config.train.max_seq_len} is above the model's limit of {longest} tokens")
+    if config.method.kind != "full" and config.method.rank > (limit := largest_rank(folder)):
+        raise UserError(
+            f"method.rank {config.method.rank} is above the size of the model's smallest layer; at most {limit}"
+        )
+    if config.method.kind == "qlora" and not config.scaling.use_gpu:
+        raise UserError("method.kind qlora needs GPUs (scaling.use_gpu true); on CPUs use lora")
+    if config.method.kind == "qlora" and config.parallel.strategy == "deepspeed" and config.parallel.zero_stage == 3:
+        raise UserError("method.kind qlora does not shard its 4-bit weights: use parallel.zero_stage 1 or 2")
+    if config.train.precision == "float16":
+        raise UserError("train.precision float16 needs loss scaling and overflows in training; use bfloat16 or float32")
+    if not has_chat_template(folder):
+        raise UserError(
+            f"model folder {folder}: its tokenizer has no chat template. Take an instruction-tuned model, or put a "
+            "chat_template.jinja into the folder"
+        )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a model folder brings a chat template, read from its files alone."""
+    from ftlib.core.storage import read_json
+
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.exists() and bool(read_json(str(path)).get("chat_template"))
+
+
+def _check_resources(config: TrainConfig) -> None:
+    """Warn, not fail: a cluster may grow."""
+    import ray
+
+    scaling, have = config.scaling, ray.cluster_resources()
+    for name, needed in (("CPU", scaling.cpus_per_worker), ("GPU", float(scaling.use_gpu))):
+        if scaling.num_workers * needed > have.get(name, 0):
+            logger.warning(
+                "%d workers need %g %ss and the cluster has %g: they wait until it grows",
+                scaling.num_workers, scaling.num_workers * needed, name, have.get(name, 0),
+            )  # fmt: skip

@@ -1,0 +1,89 @@
+"""What happens at which step: the learning rate and the samples of each batch, as pure functions of the step."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then decay to a floor."""
+
+    peak: float
+    total_steps: int
+    kind: str = "cosine"
+    """`cosine`, `linear` or `constant`."""
+    warmup_fraction: float = 0.05
+    floor_fraction: float = 0.1
+
+    def rate(self, step: int) -> float:
+        """Learning rate of optimiser step `step`, counted from 0; the peak is reached when warm-up ends."""
+        warmup = math.ceil(self.warmup_fraction * self.total_steps)
+        if step < warmup:
+            return self.peak * (step + 1) / warmup
+        if self.kind == "constant":
+            return self.peak
+        progress = min(1.0, (step - warmup) / max(1, self.total_steps - warmup))
+        share = 0.5 * (1 + math.cos(math.pi * progress)) if self.kind == "cosine" else 1 - progress
+        return self.peak * (self.floor_fraction + (1 - self.floor_fraction) * share)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A position in the endless stream of shuffled epochs: it names the next sample, whatever the number of workers."""
+
+    epoch: int
+    seed: int
+    offset: int
+    """Samples of this epoch that are used up."""
+
+
+class SampleStream:
+    """Epoch after epoch of `num_samples` packs, each in an order of its own, cut into batches of constant size.
+
+    A batch may span two epochs, so every batch is full.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
+        if num_samples < 1:
+            raise ValueError("a stream needs at least one sample")
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+
+    def batch(self, step: int) -> list[int]:
+        """Sample numbers of optimiser step `step`, in order."""
+        first = step * self.batch_size
+        return [self._sample(position) for position in range(first, first + self.batch_size)]
+
+    def cursor(self, step: int) -> Cursor:
+        """Where the stream stands before `step`."""
+        epoch, offset = divmod(step * self.batch_size, self.num_samples)
+        return Cursor(epoch, self.seed, offset)
+
+    def step_at(self, cursor: Cursor) -> int:
+        """The step whose batch starts at a cursor; raises ValueError when it does not lie between two batches."""
+        position = cursor.epoch * self.num_samples + cursor.offset
+        if cursor.seed != self.seed or position % self.batch_size:
+            raise ValueError(f"{cursor} does not lie between two batches of {self.batch_size} with seed {self.seed}")
+        return position // self.batch_size
+
+    def _sample(self, position: int) -> int:
+        epoch, offset = divmod(position, self.num_samples)
+        return int(_epoch_order(self.num_samples, self.seed, epoch)[offset])
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(num_samples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+
+
+def num_steps(num_samples: int, batch_size: int, num_epochs: float, max_steps: int | None) -> int:
+    """Optimiser steps of a run: `max_steps`, else enough for `num_epochs` passes."""
+    return max_steps if max_steps is not None else max(1, math.ceil(num_epochs * num_samples / batch_size))
+
+
+def micro_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Seed of dropout for one micro-batch: the same whichever rank computes it."""
+    return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

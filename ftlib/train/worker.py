@@ -1,0 +1,103 @@
+"""What a Ray Train worker runs: from plain values to the loop's settings, strategy and device."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ftlib.core.errors import UserError
+from ftlib.core.logging import setup_logging
+
+
+def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
+    """Run the loop on this rank; returns its outcome, or `{"status": "error"}` with a user's error.
+
+    A user's error is returned, not raised: Ray Train would take it for a lost worker and start again.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    setup_logging()
+    import torch
+
+    from ftlib.config.train import TrainConfig
+
+    work = loop_config["work"]
+    config = TrainConfig.model_validate(work["config"])
+    if not config.scaling.use_gpu:
+        torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
+    device = _device(config.scaling.use_gpu)
+    try:
+        from ftlib.train.loop import train
+
+        settings = loop_settings(config, work, device)
+        return asdict(train(settings, make_strategy(config, device), loop_config["on_eval"]))
+    except UserError as error:
+        return {"status": "error", "message": str(error)}
+
+
+def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
+    """The loop's settings on this node: the model's folder is found (or fetched) here."""
+    from ftlib.models.adapt import AdapterSpec
+    from ftlib.models.load import pick_dtype
+    from ftlib.models.source import resolve_source
+    from ftlib.train.loop import LoopSettings
+    from ftlib.train.schedule import Schedule
+    from ftlib.train.strategy import OptimizerSettings
+
+    method, optim, loop = config.method, config.optim, config.train
+    targets = method.target_modules
+    return LoopSettings(
+        run_dir=Path(work["run_dir"]),
+        model_folder=resolve_source(config.model.source, config.model.revision),
+        base_source=config.model.source,
+        train_data=Path(work["folders"]["train"]),
+        val_data=Path(work["folders"]["val"]) if work["folders"]["val"] else None,
+        resume_key=work["resume_key"],
+        schedule=Schedule(
+            optim.learning_rate, work["total_steps"], optim.scheduler, optim.warmup_fraction, optim.min_lr_fraction
+        ),
+        kind=method.kind,
+        adapter=AdapterSpec(
+            rank=method.rank,
+            alpha=method.alpha,
+            dropout=method.dropout,
+            target_modules=targets if isinstance(targets, str) else tuple(targets),
+            use_rslora=method.use_rslora,
+        ),
+        optimizer=OptimizerSettings(optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.max_grad_norm),
+        batch_size=loop.global_batch_size,
+        micro_batch_size=loop.micro_batch_size,
+        precision=pick_dtype(loop.precision, device),
+        activation_checkpointing=loop.activation_checkpointing,
+        eval_every_steps=loop.eval_every_steps,
+        checkpoint_every_steps=loop.checkpoint_every_steps or loop.eval_every_steps,
+        keep_checkpoints=loop.keep_checkpoints,
+        seed=config.seed,
+    )
+
+
+def make_strategy(config: Any, device: Any) -> Any:
+    """The parallel strategy of a configuration; ZeRO-0 is plain data parallelism and runs as such."""
+    import torch.distributed as dist
+
+    from ftlib.train.strategy import DataParallel, SingleProcess
+
+    if not dist.is_initialized():
+        return SingleProcess(device)
+    parallel = config.parallel
+    if parallel.strategy == "deepspeed" and parallel.zero_stage:
+        from ftlib.train.deepspeed import DeepSpeedZero, ZeroSettings
+
+        zero = ZeroSettings(parallel.zero_stage, parallel.offload_optimizer, parallel.offload_params)
+        return DeepSpeedZero(device, zero, config.train.micro_batch_size)
+    return DataParallel(device)
+
+
+def _device(use_gpu: bool) -> Any:
+    import torch
+
+    if not use_gpu:
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    return get_device()

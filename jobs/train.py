@@ -1,0 +1,26 @@
+"""`python -m jobs.train`: a prepared dataset to an adapter or a tuned model."""
+
+from typing import Any
+
+from ftlib.config.train import TrainConfig
+from ftlib.runtime.job import job_main
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """Train on a Ray cluster; returns the job's result."""
+    from ftlib.runtime.cluster import connect
+    from ftlib.train.driver import run_training
+
+    with connect(config.cluster):
+        result = run_training(config)
+    return {
+        "manifest": result.manifest,
+        "run_id": result.run_id,
+        "path": result.path,
+        "val_loss": result.val_loss,
+        "metrics": result.metrics,
+    }
+
+
+if __name__ == "__main__":
+    job_main("train", TrainConfig, run)
