@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ftlib.config.train import TrainConfig
-from ftlib.core.errors import UserError
-from ftlib.core.fingerprints import fingerprint
+from ftlib.core.errors import DivergedError, UserError
+from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
@@ -53,7 +53,8 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
             pickled into a worker, so it must reach what it needs from there.
 
     Raises:
-        UserError: the configuration does not fit the data, the model or the machine, or the loss diverged.
+        UserError: the configuration does not fit the data or the model.
+        DivergedError: loss or gradient became infinite or not a number.
     """
     started = time.time()
     inputs = check_run(config)
@@ -70,7 +71,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     outcome = _fit(config, work, on_eval)
     if outcome["status"] == "diverged":
         values = ", ".join(f"{name} {value}" for name, value in outcome["metrics"].items() if name != "step")
-        raise UserError(
+        raise DivergedError(
             f"training diverged at step {outcome['step']} ({values}): lower optim.learning_rate "
             f"({config.optim.learning_rate:g}) or raise optim.warmup_fraction. Records: {run_dir / 'metrics.jsonl'}"
         )
@@ -161,20 +162,19 @@ def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> d
 def _manifest(
     config: TrainConfig, inputs: RunInputs, work: dict[str, Any], outcome: dict[str, Any], *, key: str, started: float
 ) -> dict[str, Any]:
-    from ftlib.models.adapt import ADAPTER_WEIGHTS
     from ftlib.models.fingerprint import chat_template_hash
     from ftlib.models.load import load_tokenizer
 
     run_dir = Path(work["run_dir"])
     result = ADAPTER if (run_dir / ADAPTER).exists() else MODEL
-    files = {f"{result}/{name}": digest for name, digest in hash_files(run_dir / result).items()}
+    contents = hash_files(run_dir / result)
     return build_manifest(
         KIND,
         key,
         config.resolved(),
         inputs={"data": inputs.data_key, "model": inputs.model_fingerprint},
         counts=work["counts"],
-        files=files,
+        files={f"{result}/{name}": digest for name, digest in contents.items()},
         parents=[join(config.data.path, MANIFEST)],
         started=started,
         base={
@@ -183,8 +183,10 @@ def _manifest(
             "fingerprint": inputs.model_fingerprint,
             "chat_template": chat_template_hash(load_tokenizer(run_dir / result)),
         },
+        run_id=run_dir.name,
         result=result,
-        sha256=files.get(f"{result}/{ADAPTER_WEIGHTS}"),
+        result_sha256=tree_sha256(contents),
+        dataset={"path": config.data.path, "key": inputs.data_key},
         val_loss=outcome["val_loss"],
         metrics=outcome["metrics"],
         best=outcome["best"],

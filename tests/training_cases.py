@@ -1,0 +1,81 @@
+"""Small training jobs that several tests run: packed data without Ray, settings, and one run in plain processes."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+WORDS = ("invoice", "refund", "card", "login", "password", "account", "payment", "delay", "broken", "urgent", "router")
+
+
+def conversations(num_rows: int, seed: int = 0) -> list[dict]:
+    """Canonical records: a user's words, an answer made of two of them; some weighted, one of three turns."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(num_rows):
+        words = [rng.choice(WORDS) for _ in range(rng.randint(4, 30))]
+        messages = [
+            {"role": "user", "content": " ".join(words)},
+            {"role": "assistant", "content": f"category: {words[0]}, {words[1]}"},
+        ]
+        if number % 7 == 3:
+            messages += [{"role": "user", "content": "why?"}, {"role": "assistant", "content": words[2]}]
+        weight = 2.0 if number % 5 == 0 else None
+        rows.append({"id": f"row-{seed}-{number}", "messages": messages, "text": None, "weight": weight})
+    return rows
+
+
+def packed_split(folder: Path, tokenizer, num_rows: int, max_seq_len: int = 128, seed: int = 0) -> Path:
+    """A packed split of generated conversations."""
+    from ftlib.data.pack import write_file, write_index
+    from ftlib.data.tokenize import tokenize_rows
+
+    folder.mkdir(parents=True)
+    sequences = tokenize_rows(conversations(num_rows, seed), tokenizer, max_seq_len)
+    rows = write_file(folder, 0, sequences.tokens, sequences.weights)
+    write_index(folder, np.asarray(rows), max_seq_len, packing=True, counts={"num_rows": num_rows})
+    return folder
+
+
+def loop_settings(run_dir: Path, model: Path, data: Path, val: Path, **changes):
+    """Six float32 steps of four packs with dropout, validated and saved at 3 and 6."""
+    from ftlib.models.adapt import AdapterSpec
+    from ftlib.train.loop import LoopSettings
+    from ftlib.train.schedule import Schedule
+    from ftlib.train.strategy import OptimizerSettings
+
+    settings = LoopSettings(
+        run_dir=run_dir,
+        model_folder=model,
+        base_source=str(model),
+        train_data=data,
+        val_data=val,
+        resume_key="case",
+        schedule=Schedule(0.01, total_steps=6),
+        adapter=AdapterSpec(rank=4, dropout=0.1),
+        optimizer=OptimizerSettings(weight_decay=0.01, max_grad_norm=0.5),
+        batch_size=4,
+        eval_every_steps=3,
+        checkpoint_every_steps=3,
+        seed=11,
+    )
+    return replace(settings, **changes)
+
+
+def train_alone(settings):
+    """Run the loop in this process."""
+    import torch
+
+    from ftlib.train.loop import train
+    from ftlib.train.strategy import SingleProcess
+
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    return train(settings, SingleProcess(torch.device("cpu")))
+
+
+def records(run_dir: Path, kind: str) -> list[dict]:
+    """Records of one kind in a run's metrics."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]

@@ -1,0 +1,119 @@
+"""Packing and tokenising: what goes in comes out once, and nothing is learnt across sequences."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftlib.core.errors import UserError
+from ftlib.data.pack import PackedSplit, best_fit, write_file, write_index
+from ftlib.data.tokenize import _check_supervised, hash_limit, id_hash, tokenize_rows, truncate
+
+LENGTHS = st.lists(st.integers(1, 64), max_size=60)
+
+
+@given(LENGTHS)
+def test_every_item_is_in_one_pack_and_no_pack_overflows(lengths):
+    packs = best_fit(lengths, 64)
+    assert sorted(item for pack in packs for item in pack) == list(range(len(lengths)))
+    assert all(sum(lengths[item] for item in pack) <= 64 for pack in packs)
+
+
+@given(LENGTHS)
+def test_best_fit_decreasing_equals_its_definition(lengths):
+    """Oracle: scan all open packs for the fullest that still fits."""
+    packs: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        fits = [index for index, room in enumerate(free) if room >= lengths[item]]
+        if fits:
+            chosen = min(fits, key=lambda index: free[index])
+            packs[chosen].append(item)
+            free[chosen] -= lengths[item]
+        else:
+            packs.append([item])
+            free.append(64 - lengths[item])
+    assert sorted(64 - sum(lengths[i] for i in pack) for pack in best_fit(lengths, 64)) == sorted(free)
+
+
+def test_item_above_capacity_is_refused():
+    with pytest.raises(ValueError, match="65 tokens"):
+        best_fit([3, 65], 64)
+
+
+@given(LENGTHS.filter(len), st.booleans())
+def test_packed_split_gives_back_every_sequence_with_fresh_positions(tmp_path_factory, lengths, packing):
+    folder = tmp_path_factory.mktemp("split")
+    tokens = [[100 * number + place for place in range(length)] for number, length in enumerate(lengths)]
+    weights = [[1.0] * length for length in lengths]
+    half = len(lengths) // 2
+    parts = [write_file(folder, 0, tokens[:half], weights[:half]), write_file(folder, 1, tokens[half:], weights[half:])]
+    info = write_index(folder, np.concatenate(parts), 64, packing=packing, counts={})
+    split = PackedSplit(folder)
+    found = []
+    for index in range(len(split)):
+        pack = split[index]
+        starts = np.flatnonzero(pack.position_ids == 0)
+        assert not pack.weights[starts].any()  # a first token is no target
+        assert pack.weights.sum() == pytest.approx(split.pack_weights[index])
+        assert len(pack.input_ids) == split.pack_tokens[index]
+        found += [piece.tolist() for piece in np.split(pack.input_ids, starts[1:])]
+    assert sorted(found) == sorted(tokens)
+    assert info["num_tokens"] == sum(lengths)
+
+
+@given(st.integers(8, 40), st.integers(0, 60), st.integers(1, 60))
+def test_truncation_keeps_the_answer_before_the_prompt(limit, prompt, answer):
+    ids = list(range(prompt + answer))
+    mask = [False] * prompt + [True] * answer
+    cut, kept = truncate(ids, mask, limit)
+    assert len(cut) == len(kept) == min(limit, len(ids))
+    assert cut == list(range(cut[0], cut[0] + len(cut)))
+    first = prompt if prompt else 0
+    assert first in cut  # the answer's first token survives
+    if prompt and answer < limit:
+        assert cut[-1] == ids[-1]
+
+
+def row(number, answer="yes please", **extra):
+    messages = [{"role": "user", "content": "ok?"}, {"role": "assistant", "content": answer}]
+    return {"id": f"r{number}", "messages": messages, "text": None, "weight": None} | extra
+
+
+def test_rows_without_supervision_are_counted_and_left_out(tokenizer):
+    rows = [row(1), row(2, messages=row(2)["messages"][:1]), row(3, weight=0.0), row(4, messages=None, text="")]
+    result = tokenize_rows(rows, tokenizer, 128)
+    assert len(result.tokens) == 1
+    assert result.unsupervised_ids == ["r2", "r3", "r4"]
+
+
+def test_weights_scale_the_learnt_tokens(tokenizer):
+    plain, heavy = (tokenize_rows([row(1, weight=weight)], tokenizer, 128).weights[0] for weight in (None, 2.5))
+    assert [2.5 * weight for weight in plain] == heavy
+    assert set(plain) == {0.0, 1.0}
+
+
+def test_long_text_is_cut_into_pieces_that_learn_each_token_once(tokenizer):
+    text = " ".join(f"word{number}" for number in range(60))
+    result = tokenize_rows([row(1, messages=None, text=text)], tokenizer, 32)
+    assert len(result.tokens) > 2
+    whole = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    joined = result.tokens[0] + [token for piece in result.tokens[1:] for token in piece[1:]]
+    assert joined == whole
+
+
+def test_too_many_unsupervised_rows_abort_with_ids():
+    _check_supervised(1000, 10, ["a"], 0.01)
+    with pytest.raises(UserError, match=r"11 of 1000 rows.*a, b"):
+        _check_supervised(1000, 11, ["a", "b"], 0.01)
+
+
+def test_row_limit_takes_the_smallest_hashes(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = [f"row{number}" for number in range(50)]
+    for part in range(2):
+        pq.write_table(pa.table({"id": ids[part::2]}), tmp_path / f"{part}.parquet")
+    limit = hash_limit([str(path) for path in sorted(tmp_path.iterdir())], 7)
+    assert sorted(map(id_hash, ids))[:7] == sorted(value for value in map(id_hash, ids) if value <= limit)
