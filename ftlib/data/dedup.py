@@ -9,6 +9,7 @@ pairwise); by candidate component (exact Jaccard similarity of the shingle sets,
 candidates' hashes take part in the third. Each reducer sorts by row key, so the result depends on the rows alone.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -261,25 +262,24 @@ def find_near(
 
 
 def _near_rows(table: pa.Table, threshold: float) -> pa.Table:
+    """Verdicts on all candidate components of a partition, whose rows come in order of preference."""
     if not table.num_rows:
         return DECISION.empty_table()
-    roots = table["root"].to_numpy()
-    order = np.argsort(roots, kind="stable")
-    found = []
-    for index in np.split(order, np.flatnonzero(np.diff(roots[order])) + 1):
-        part = table.take(index)
-        lists = part["shingles"].combine_chunks()
-        shingles = Shingles(pc.list_flatten(lists).to_numpy(), _offsets(lists))
-        bands = pc.list_flatten(part["bands"]).to_numpy().reshape(part.num_rows, -1)
-        verdict = verify(shingles, bands, part["label_hash"].to_numpy(), threshold)
-        own = np.arange(part.num_rows)
-        dropped = np.flatnonzero(verdict.keeper != own)
-        linked = np.flatnonzero(verdict.group != own)
-        found.append(decisions(part, verdict.keeper, verdict.score, DEDUP, NEAR).take(dropped))
-        found.append(decisions(part, verdict.group, np.full(part.num_rows, np.nan), None, None).take(linked))
-    return pa.concat_tables(found)
-
-
-def _offsets(lists: pa.ListArray) -> np.ndarray:
-    lengths = pc.list_value_length(lists).to_numpy()
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    table = table.take(np.argsort(table["root"].to_numpy(), kind="stable")).combine_chunks()
+    roots, labels = table["root"].to_numpy(), table["label_hash"].to_numpy()
+    lists = table["shingles"].combine_chunks()
+    values = pc.list_flatten(lists).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(), dtype=np.int64)])
+    bands = pc.list_flatten(table["bands"]).to_numpy().reshape(table.num_rows, -1)
+    own = np.arange(table.num_rows)
+    keeper, group, score = own.copy(), own.copy(), np.ones(table.num_rows)
+    cuts = [0, *(np.flatnonzero(np.diff(roots)) + 1).tolist(), table.num_rows]
+    for start, stop in itertools.pairwise(cuts):
+        shingles = Shingles(values, offsets[start : stop + 1])
+        verdict = verify(shingles, bands[start:stop], labels[start:stop], threshold)
+        keeper[start:stop], group[start:stop] = verdict.keeper + start, verdict.group + start
+        score[start:stop] = verdict.score
+    unknown = np.full(table.num_rows, np.nan)
+    dropped = decisions(table, keeper, score, DEDUP, NEAR).take(np.flatnonzero(keeper != own))
+    links = decisions(table, group, unknown, None, None).take(np.flatnonzero(group != own))
+    return pa.concat_tables([dropped, links])

@@ -29,7 +29,7 @@ from ftlib.data.rows import ReadTask
 from ftlib.data.split import SplitRows, assign_splits
 from ftlib.data.write import Assignment, id_hashes
 from ftlib.runtime.cluster import cluster_resources
-from ftlib.runtime.exchange import map_blocks
+from ftlib.runtime.exchange import gather, map_blocks
 from ftlib.text.components import Edges
 from ftlib.text.keyed import KeyedHash, UInt64s
 
@@ -107,6 +107,7 @@ class Flow:
             removed = np.union1d(np.setdiff1d(removed, retry), gone)
             kept = np.setdiff1d(alive, gone)
             processed, links = [*processed, *again], np.concatenate([links, second.links])
+        self._check_broken(sum(_get(map_blocks(processed, _count_broken))), len(rows))
         if not len(kept):
             raise self._nothing_left(processed, decided, removed)
         shapes = {task.source: task.shape for task in self._tasks}
@@ -118,7 +119,9 @@ class Flow:
     def _read(self) -> tuple[list[Any], UInt64s, dict[str, int]]:
         """The first pass: signatures, all row keys (sorted), rows of each source."""
         tables = passes.read_tables(self._tasks, self._reader(), self._resources)
-        blocks = passes.run_pass(passes.signed(tables, self._sign, self._resources), "reading and hashing", None)
+        blocks = passes.run_pass(
+            passes.signed(tables, self._sign, self._resources), "reading and hashing", self._estimate()
+        )
         counted = _get(map_blocks(blocks, _count_rows))
         rows = np.sort(np.concatenate([NO_ROWS, *(item[0] for item in counted)]))
         by_source = sum((item[1] for item in counted), Counter[str]())
@@ -126,13 +129,17 @@ class Flow:
         self._check_broken(broken, len(rows))
         return blocks, rows, dict(sorted(by_source.items()))
 
+    def _estimate(self) -> int:
+        """About how many rows there are, from the first rows of each file."""
+        return sum(task.num_rows_estimate for task in self._tasks)
+
     def _check_broken(self, broken: int, total: int) -> None:
         limit = self._config.quarantine.max_fraction
         if total == broken:
-            raise UserError(f"none of the {total} rows could be read; is input.shape or the file's encoding right?")
+            raise UserError(f"none of the {total} rows is a record; is input.shape or the files' encoding right?")
         if broken > limit * total:
             raise UserError(
-                f"{broken} of {total} rows could not be read, more than quarantine.max_fraction={limit} allows; "
+                f"{broken} of {total} rows are broken, more than quarantine.max_fraction={limit} allows; "
                 "mend the export, or raise the limit to see them in quarantine.parquet"
             )
 
@@ -152,7 +159,7 @@ class Flow:
             conflicts = config.filter.enabled and config.filter.label_conflicts == "review"
         first = ray.put(preferred)
         equal = find_equal(signatures, partitions, conflicts=conflicts, preferred=first, without=ray.put(without))
-        settled = _get(map_blocks(equal, lambda tables: row_keys(pa.concat_tables(tables))))
+        settled = _get(map_blocks(equal, lambda tables: row_keys(pa.concat_tables(tables))), "comparing records")
         out = ray.put(np.union1d(without, np.concatenate([NO_ROWS, *settled])))
         near = find_near(signatures, config.dedup, partitions, preferred=first, without=out)
         blocks = [*equal, *near]
@@ -170,6 +177,7 @@ class Flow:
         )
         redacted = passes.redacted(tables, config.pii, self._key, resources)
         filtered = passes.filtered(redacted, config.filter, ray.put(held), resources)
+        logger.info("%d rows to redact in up to %d processes, which load first", total, resources.num_actors)
         return passes.run_pass(filtered, "redacting and filtering", total)
 
     def _split(self, rows: "_Rows", by_source: dict[str, int], shapes: dict[str, str]) -> Outcome:
@@ -254,16 +262,17 @@ class _Rows:
     all_rows: UInt64s
 
 
-def _get(references: list[Any]) -> list[Any]:
-    import ray
-
-    found: list[Any] = ray.get(references)
-    return found
+def _get(references: list[Any], label: str = "collecting counts") -> list[Any]:
+    return gather(references, label, logger)
 
 
 def _count_rows(tables: list[pa.Table]) -> tuple[UInt64s, Counter[str], int]:
     table = pa.concat_tables(tables)
     return row_keys(table), Counter(table[s.SOURCE].to_pylist()), int(pc.sum(table["broken"]).as_py() or 0)
+
+
+def _count_broken(tables: list[pa.Table]) -> int:
+    return sum(table.num_rows - table[s.ERROR].null_count for table in tables)
 
 
 def _only_links(tables: list[pa.Table]) -> pa.Table:
@@ -288,7 +297,10 @@ def _summary(blocks: list[Any]) -> _Decided:
         held = pc.fill_null(pc.equal(stage, REVIEW), False).to_numpy()
         return row_keys(table), table[s.KEEPER_ROW].to_numpy(), held, pc.is_valid(stage).to_numpy() & ~held
 
-    parts = [(NO_ROWS, NO_ROWS, np.empty(0, dtype=bool), np.empty(0, dtype=bool)), *_get(map_blocks(blocks, columns))]
+    parts = [
+        (NO_ROWS, NO_ROWS, np.empty(0, dtype=bool), np.empty(0, dtype=bool)),
+        *_get(map_blocks(blocks, columns), "finding near-duplicates"),
+    ]
     rows, keepers, held, dropped = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(rows[dropped])
     links = np.stack([keepers[~held], rows[~held]], axis=1)

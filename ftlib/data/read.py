@@ -31,6 +31,7 @@ _PEEK_ROWS = 64
 _PEEK_LINES = 1000
 _TABLE_BYTES = 16 << 20
 _PLAN_THREADS = 16
+_COMPRESSION_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[
     if not tasks or file.size_bytes == 0:
         logger.warning("%s: empty", file.source)
         return []
-    rows, num_seen = _peek(tasks[0], config, hasher)
+    rows, num_seen, num_bytes = _peek(tasks[0], config, hasher)
     if num_seen == 0:
         logger.warning("%s: no rows", file.source)
         return []
@@ -93,11 +94,17 @@ def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[
     logger.info("%s: %s, %s", file.source, file.format, shape)
     if file.format == "parquet":
         names = tuple(column for column in tasks[0].columns if column in used)
-        return [replace(task, shape=shape, columns=names) for task in tasks]
-    if file.format == "jsonl" and not file.compression:
-        starts = range(0, file.size_bytes, config.chunk_bytes)
-        return [replace(whole, shape=shape, start=a, stop=min(a + config.chunk_bytes, file.size_bytes)) for a in starts]
-    return [replace(whole, shape=shape)]
+        return [replace(task, shape=shape, columns=names, num_rows_estimate=task.stop - task.start) for task in tasks]
+    unpacked = file.size_bytes * (_COMPRESSION_RATIO if file.compression else 1)
+    whole = replace(whole, shape=shape, num_rows_estimate=max(num_seen, round(unpacked * num_seen / max(num_bytes, 1))))
+    if file.format != "jsonl" or file.compression or file.size_bytes <= config.chunk_bytes:
+        return [whole]
+    starts = range(0, file.size_bytes, config.chunk_bytes)
+    rows_each = -(-whole.num_rows_estimate // len(starts))
+    return [
+        replace(whole, start=start, stop=min(start + config.chunk_bytes, file.size_bytes), num_rows_estimate=rows_each)
+        for start in starts
+    ]
 
 
 def _row_groups(task: ReadTask) -> list[ReadTask]:
@@ -118,17 +125,18 @@ def _row_groups(task: ReadTask) -> list[ReadTask]:
     ]
 
 
-def _peek(task: ReadTask, config: InputConfig, hasher: KeyedHash) -> tuple[list[dict[str, Any]], int]:
-    """The first readable rows, and how many were looked at."""
+def _peek(task: ReadTask, config: InputConfig, hasher: KeyedHash) -> tuple[list[dict[str, Any]], int, int]:
+    """The first readable rows, how many rows were looked at, and their bytes."""
     rows: list[dict[str, Any]] = []
-    num_seen = 0
+    num_seen = num_bytes = 0
     for row in itertools.islice(iter_rows(task, config.max_record_bytes, hasher), _PEEK_LINES):
         num_seen += 1
+        num_bytes += len(row.content)
         if row.values is not None:
             rows.append(row.values)
         if len(rows) >= _PEEK_ROWS:
             break
-    return rows, num_seen
+    return rows, num_seen, num_bytes
 
 
 def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | None = None) -> Iterator[pa.Table]:

@@ -36,6 +36,8 @@ class ReadTask:
     """Lines that begin before this byte, or rows before this number, are read; -1: to the end."""
     row_group: int = -1
     """Parquet: which row group."""
+    num_rows_estimate: int = 0
+    """About how many rows come out: for progress only."""
     columns: tuple[str, ...] = ()
     """Parquet: columns that are read."""
 

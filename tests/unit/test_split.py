@@ -1,0 +1,93 @@
+"""The split: fractions, strata, groups that stay together, and no dependence on order."""
+
+import numpy as np
+import pytest
+
+from ftlib.config.prepare import SplitConfig
+from ftlib.data.split import SplitRows, assign_splits
+
+NO_LINKS = np.empty((0, 2), dtype=np.uint64)
+
+
+def table(count, labels=None, subjects=None, seed=0):
+    generator = np.random.default_rng(seed)
+    rows = np.sort(generator.choice(10**6, count, replace=False)).astype(np.uint64)
+    zeros = np.zeros(count, dtype=np.uint64)
+    ids = generator.integers(0, 2**64, count, dtype=np.uint64)
+    return SplitRows(rows, ids, zeros if labels is None else labels, zeros if subjects is None else subjects)
+
+
+def sizes(splits):
+    return np.bincount(splits, minlength=3).tolist()
+
+
+@pytest.mark.parametrize("count", [20, 100, 999])
+def test_fractions(count):
+    splits, largest = assign_splits(table(count), NO_LINKS, SplitConfig(val_fraction=0.1, test_fraction=0.2), 0)
+    assert sizes(splits) == [count - round(0.1 * count) - round(0.2 * count), round(0.1 * count), round(0.2 * count)]
+    assert largest == 1
+
+
+def test_every_label_has_its_share():
+    labels = np.repeat(np.array([11, 22, 33], dtype=np.uint64), [600, 300, 100])
+    splits, _ = assign_splits(table(1000, labels), NO_LINKS, SplitConfig(val_fraction=0.1, test_fraction=0.2), 0)
+    for label, count in ((11, 600), (22, 300), (33, 100)):
+        assert sizes(splits[labels == label]) == [0.7 * count, 0.1 * count, 0.2 * count]
+
+
+def test_groups_and_subjects_stay_together():
+    data = table(300, subjects=np.concatenate([np.arange(1, 101), np.arange(1, 101), np.zeros(100)]).astype(np.uint64))
+    generator = np.random.default_rng(5)
+    links = data.rows[generator.integers(0, 300, (60, 2))]
+    splits, largest = assign_splits(data, links, SplitConfig(val_fraction=0.15, test_fraction=0.25), 3)
+    where = dict(zip(data.rows.tolist(), splits.tolist(), strict=True))
+    assert all(where[int(a)] == where[int(b)] for a, b in links)
+    assert all(len(set(splits[data.subjects == subject])) == 1 for subject in range(1, 101))
+    assert largest > 2
+    assert abs(sizes(splits)[2] - 75) <= 3 and abs(sizes(splits)[1] - 45) <= 3
+
+
+def test_groups_connect_through_rows_that_were_dropped():
+    data = table(50)
+    gone = np.uint64(10**7)
+    links = np.array([[gone, data.rows[3]], [gone, data.rows[40]]], dtype=np.uint64)
+    for seed in range(30):
+        splits, _ = assign_splits(data, links, SplitConfig(val_fraction=0.3, test_fraction=0.3), seed)
+        assert splits[3] == splits[40]
+
+
+def test_subjects_may_be_cut_when_told():
+    data = table(100, subjects=np.ones(100, dtype=np.uint64))
+    assert sizes(assign_splits(data, NO_LINKS, SplitConfig(), 0)[0])[0] == 100
+    assert sizes(assign_splits(data, NO_LINKS, SplitConfig(group_by_subject=False), 0)[0]) == [80, 5, 15]
+
+
+def test_a_split_depends_on_ids_and_seed_not_on_positions():
+    data = table(200, np.random.default_rng(1).integers(1, 4, 200).astype(np.uint64))
+    splits, _ = assign_splits(data, NO_LINKS, SplitConfig(), 0)
+    by_id = dict(zip(data.ids.tolist(), splits.tolist(), strict=True))
+    order = np.random.default_rng(2).permutation(200)
+    moved = SplitRows(data.rows, data.ids[order], data.labels[order], data.subjects[order])
+    again, _ = assign_splits(moved, NO_LINKS, SplitConfig(), 0)
+    assert dict(zip(moved.ids.tolist(), again.tolist(), strict=True)) == by_id
+    other, _ = assign_splits(data, NO_LINKS, SplitConfig(), 1)
+    assert sizes(other) == sizes(splits) and not np.array_equal(other, splits)
+
+
+def test_a_giant_group_stays_in_training_and_the_rest_fills_the_test():
+    data = table(100)
+    links = np.stack([data.rows[:1].repeat(70), data.rows[:70]], axis=1)
+    splits, largest = assign_splits(data, links, SplitConfig(val_fraction=0.05, test_fraction=0.15), 0)
+    assert largest == 70
+    assert set(splits[:70].tolist()) == {0}
+    assert sizes(splits) == [80, 5, 15]
+
+
+def test_few_rows_still_give_a_validation_row():
+    splits, _ = assign_splits(table(8), NO_LINKS, SplitConfig(val_fraction=0.05, test_fraction=0.15), 0)
+    assert sizes(splits) == [6, 1, 1]
+
+
+def test_no_fractions_and_no_rows():
+    assert sizes(assign_splits(table(10), NO_LINKS, SplitConfig(val_fraction=0, test_fraction=0), 0)[0]) == [10, 0, 0]
+    assert len(assign_splits(table(0), NO_LINKS, SplitConfig(), 0)[0]) == 0
