@@ -1,9 +1,9 @@
 """The Ray Serve application: one deployment whose replicas each hold the engine and its HTTP routes.
 
-`build_app` is Serve's typed builder: `AppArgs` in, `Application` out. A replica is ready when its constructor has loaded
-the base and every adapter and checked each adapter's SHA-256, so a broken one never gets traffic. The engine keeps the
-queue: Serve's own limits stand a little above it, so that probes get through when it is full and clients get a 429 in
-OpenAI's shape.
+`build_app` is Serve's typed builder: `AppArgs` in, `Application` out. A replica is ready when its constructor has
+loaded the base and every adapter and checked each adapter's SHA-256, so a broken one never gets traffic. The engine
+keeps the queue: Serve's own limits stand a little above it, so that probes get through when it is full and clients get
+a 429 in OpenAI's shape.
 """
 
 import os

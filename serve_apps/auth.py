@@ -1,9 +1,9 @@
 """API keys: random bearer tokens, kept by the endpoint as keyed digests only.
 
 The deployer reads the keys (`FTLIB_API_KEYS_FILE`, one a line, `#` starts a comment) and hands the replicas
-HMAC-SHA256 digests under a random pepper, inside the application's arguments; never in `runtime_env`, which Ray shows as
-job metadata. New keys take effect with the next `jobs.deploy`. A key has at least 32 characters, so that digests cannot
-be searched; `openssl rand -hex 32` makes one.
+HMAC-SHA256 digests under a random pepper, inside the application's arguments; never in `runtime_env`, which Ray shows
+as job metadata. New keys take effect with the next `jobs.deploy`. A key has at least 32 characters, so that digests
+cannot be searched; `openssl rand -hex 32` makes one.
 
 Without keys an endpoint is deployed on loopback only, open to every process of the machine, with a warning.
 """

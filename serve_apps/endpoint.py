@@ -9,7 +9,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,7 +174,7 @@ class Endpoint:
         started = last = time.monotonic()
         num_tokens, reason = 0, "cancelled"
         try:
-            async with aclosing(self.engine.submit(request)) as events:  # type: ignore[type-var]
+            async with aclosing(self.engine.submit(request)) as events:
                 async for event in events:
                     now = time.monotonic()
                     if event.token is not None:
@@ -194,7 +194,7 @@ class Endpoint:
                 self.metrics.finished(served.name, reason, seconds, len(request.prompt), num_tokens)
 
 
-async def texts(generation: Generation) -> AsyncIterator[tuple[str, str | None]]:
+async def texts(generation: Generation) -> AsyncGenerator[tuple[str, str | None], None]:
     """The generation's pieces of text, each with the finish reason or None; raises ApiError if it fails on the way."""
     async with aclosing(generation.events) as events:
         event = generation.first
@@ -214,18 +214,16 @@ async def texts(generation: Generation) -> AsyncIterator[tuple[str, str | None]]
 
 async def whole_answer(generation: Generation, chat: bool) -> dict[str, Any]:
     """The response of a request that does not stream."""
-    parts, reason = [], None
-    async with aclosing(texts(generation)) as pieces:  # type: ignore[type-var]
-        async for text, reason in pieces:
-            parts.append(text)
-    answer = "".join(parts)
-    choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
+    async with aclosing(texts(generation)) as pieces:
+        received = [piece async for piece in pieces]
+    answer = "".join(text for text, _ in received)
+    choice: dict[str, Any] = {"index": 0, "finish_reason": received[-1][1], "logprobs": None}
     choice |= {"message": {"role": "assistant", "content": answer}} if chat else {"text": answer}
     head = _head(generation, "chat.completion" if chat else "text_completion")
     return {**head, "choices": [choice], "usage": generation.usage()}
 
 
-async def sse(generation: Generation, chat: bool, include_usage: bool) -> AsyncIterator[str]:
+async def sse(generation: Generation, chat: bool, include_usage: bool) -> AsyncGenerator[str, None]:
     """Server-sent events of a stream, `[DONE]` last. A failure on the way is an event with `error`, then `[DONE]`."""
     head = _head(generation, "chat.completion.chunk" if chat else "text_completion")
 
@@ -241,7 +239,7 @@ async def sse(generation: Generation, chat: bool, include_usage: bool) -> AsyncI
     if chat:
         yield chunk("", None, "assistant")
     try:
-        async with aclosing(texts(generation)) as pieces:  # type: ignore[type-var]
+        async with aclosing(texts(generation)) as pieces:
             async for text, reason in pieces:
                 if text:
                     yield chunk(text, None)

@@ -1,4 +1,4 @@
-"""The HTTP routes: FastAPI around an Endpoint. Keys guard `/v1`; `/health`, `/ready` and `/metrics` are open to probes."""
+"""The HTTP routes: FastAPI around an Endpoint. Keys guard `/v1`; `/health`, `/ready` and `/metrics` are open."""
 
 import json
 from contextlib import aclosing
@@ -58,7 +58,7 @@ async def _respond(generation: Generation, chat: bool, stream: bool, include_usa
 
     async def body() -> Any:
         # Closed with the response: a client that leaves ends the generation.
-        async with aclosing(generation.events), aclosing(sse(generation, chat, include_usage)) as lines:  # type: ignore[type-var]
+        async with aclosing(generation.events), aclosing(sse(generation, chat, include_usage)) as lines:
             async for line in lines:
                 yield line
 

@@ -60,7 +60,7 @@ logger = get_logger(__name__)
 
 KIND = "evaluation"
 RESULTS, METRICS, GATES, REPORT = "results.parquet", "metrics.json", "gates.json", "report.html"
-_MAX_TRAIN_ROWS_READ = 20_000  # examples are drawn from the first rows of the training split
+_ENOUGH_TRAIN_ROWS = 2_000  # to draw a few examples from; a training split may have millions
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -149,12 +149,23 @@ def load_rows(config: EvaluateConfig, prepared: PreparedDataset) -> tuple[list[E
     require_rows(rows, config.data.path, config.data.split)
     examples: list[EvalRow] = []
     if config.baseline.enabled and config.baseline.num_examples:
-        # Enough rows to choose a few from; a training split may have millions.
-        head = prepared.table("train").slice(0, _MAX_TRAIN_ROWS_READ).select(columns).to_pylist()
         scored = {row.id for row in rows}
-        candidates = [row for row in rows_from_records(head) if row.id not in scored]
+        candidates = [row for row in rows_from_records(_train_head(prepared, columns)) if row.id not in scored]
         examples = choose_examples(candidates, config.baseline.num_examples, config.seed)
     return sorted(rows, key=lambda row: row.id), examples
+
+
+def _train_head(prepared: PreparedDataset, columns: list[str]) -> list[dict[str, Any]]:
+    """The first files of the training split: rows lie in files by hash of id, so this is a sample of it."""
+    import pyarrow.parquet as pq
+
+    records: list[dict[str, Any]] = []
+    for file in prepared.files("train"):
+        fs, inner = filesystem(file)
+        records += pq.read_table(inner, filesystem=fs, columns=columns).to_pylist()
+        if len(records) >= _ENOUGH_TRAIN_ROWS:
+            break
+    return records
 
 
 def _answer(

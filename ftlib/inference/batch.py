@@ -2,8 +2,9 @@
 
 `BatchEngine` runs a batch in three parts: prefill, score, generate. The longest common prefix of a batch's prompts (the
 system prompt, few-shot examples) is computed as one row and copied to all, and kept for the next batch. A reference
-answer is scored on the same prompt states that generation then goes on from. Callers should sort prompts by length:
-gaps cost as much as tokens.
+answer is scored on the same prompt states that generation then goes on from, and where greedy decoding agrees with it,
+generation starts behind the agreement (speculative decoding with the reference as the draft: the same tokens, fewer
+steps). Callers should sort prompts by length: gaps cost as much as tokens.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,15 @@ class Scored:
 
     log_prob: float
     num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ScoredRows:
+    """`num_agreed` `[R]`: leading answer tokens that greedy decoding gives too; the logits `[R, V]` after them."""
+
+    scores: list[Scored]
+    num_agreed: Tensor
+    next_logits: Tensor
 
 
 class BatchEngine:
@@ -71,9 +81,13 @@ class BatchEngine:
         self._runner.use(requests[0].adapter)
         rows, logits = self._prefill([request.prompt for request in requests], requests[0].adapter)
         prompt_columns = rows.num_columns
-        scores = self._score(rows, logits, answers) if answers is not None else []
-        rows.rollback(prompt_columns)
-        return self._generate(rows, logits, requests), scores
+        if answers is None:
+            return self._generate(rows, logits, requests, [[] for _ in requests]), []
+        limits = [request.max_new_tokens - 1 if request.temperature == 0 else 0 for request in requests]
+        scored = self._score(rows, logits, answers, limits)
+        rows.rollback(prompt_columns, scored.num_agreed)
+        drafts = [list(answer[:agreed]) for answer, agreed in zip(answers, scored.num_agreed.tolist(), strict=True)]
+        return self._generate(rows, scored.next_logits, requests, drafts), scored.scores
 
     def _check(self, requests: Sequence[GenerationRequest], answers: Sequence[Sequence[int]] | None) -> None:
         if len({request.adapter for request in requests}) > 1:
@@ -113,28 +127,40 @@ class BatchEngine:
         self._prefix = (adapter, tokens, rows)
         return rows
 
-    def _score(self, rows: Rows, logits: Tensor, answers: Sequence[Sequence[int]]) -> list[Scored]:
-        """Teacher-forced log-probabilities; short answers have their gap on the right, where nothing looks at it."""
+    def _score(
+        self, rows: Rows, logits: Tensor, answers: Sequence[Sequence[int]], limits: Sequence[int]
+    ) -> "_ScoredRows":
+        """Teacher-forced log-probabilities; short answers have their gap on the right, where nothing looks at it.
+
+        On the way it counts the answer's leading tokens that greedy decoding would have chosen too (at most `limits`,
+        and not the last one): generation may go on behind them, which saves most steps of a model that is mostly right.
+        """
         if any(len(answer) == 0 for answer in answers):
             raise ValueError("an answer without tokens cannot be scored")
-        longest = max(len(answer) for answer in answers)
-        ids = torch.zeros((len(answers), longest), dtype=torch.long)
-        valid = torch.zeros((len(answers), longest), dtype=torch.bool)
-        for row, answer in enumerate(answers):
-            ids[row, : len(answer)] = torch.tensor(list(answer))
-            valid[row, : len(answer)] = True
-        ids, valid = ids.to(rows.mask.device), valid.to(rows.mask.device)
+        ids, valid = _right_padded(answers, rows.mask.device)
+        most = torch.tensor([min(len(a) - 1, n) for a, n in zip(answers, limits, strict=True)], device=ids.device)
+        stops = torch.tensor(sorted(self._runner.stop_ids), device=ids.device)
+        draft = ids.masked_fill(torch.isin(ids, stops), -1)  # an end token ends the agreement
+        next_logits, agreed = logits.clone(), torch.zeros_like(most)
+        agreed += (logits.argmax(-1) == draft[:, 0]) & (most > 0)
         total = _log_prob(logits[:, None], ids[:, :1]).sum(1)
+        longest = ids.shape[1]
         step = max(1, _LOGIT_ROWS // len(answers))
         for start in range(0, longest - 1, step):
             end = min(start + step, longest - 1)
-            here = rows.forward(self._runner.model, ids[:, start:end], valid[:, start:end], keep=end - start)
-            next_ids, next_valid = ids[:, start + 1 : end + 1], valid[:, start + 1 : end + 1]
-            total += (_log_prob(here.float(), next_ids) * next_valid).sum(1)
-        return [Scored(float(value), len(answer)) for value, answer in zip(total.tolist(), answers, strict=True)]
+            here = rows.forward(self._runner.model, ids[:, start:end], valid[:, start:end], keep=end - start).float()
+            total += (_log_prob(here, ids[:, start + 1 : end + 1]) * valid[:, start + 1 : end + 1]).sum(1)
+            for column, position in enumerate(range(start + 1, end + 1)):
+                so_far = agreed == position
+                next_logits[so_far] = here[so_far, column]
+                agreed += so_far & (here[:, column].argmax(-1) == draft[:, position]) & (most > position)
+        scores = [Scored(float(value), len(answer)) for value, answer in zip(total.tolist(), answers, strict=True)]
+        return _ScoredRows(scores, agreed, next_logits)
 
-    def _generate(self, rows: Rows, logits: Tensor, requests: Sequence[GenerationRequest]) -> list[Generated]:
-        tokens: list[list[int]] = [[] for _ in requests]
+    def _generate(
+        self, rows: Rows, logits: Tensor, requests: Sequence[GenerationRequest], tokens: list[list[int]]
+    ) -> list[Generated]:
+        """Go on from `tokens`, whose states the rows hold, and the logits `[R, vocabulary]` after them."""
         reasons: list[FinishReason] = ["length"] * len(requests)
         active = [index for index, request in enumerate(requests) if request.max_new_tokens > 0]
         in_cache = list(range(len(requests)))  # request of each row; finished ones stay until it pays to drop them
@@ -174,6 +200,17 @@ class BatchEngine:
     def _finish(self, tokens: list[int], reason: FinishReason) -> Generated:
         text = self._runner.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Generated(tuple(tokens), text, reason)
+
+
+def _right_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids `[R, longest]` with gaps on the right, and where they are valid."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.long)
+    valid = torch.zeros((len(sequences), longest), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(list(sequence), dtype=torch.long)
+        valid[row, : len(sequence)] = True
+    return ids.to(device), valid.to(device)
 
 
 def _log_prob(logits: Tensor, ids: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,7 +150,7 @@ class EmbeddedEngine:
                 num_finished=dict(self._stats.num_finished),
             )
 
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Generate; leaving the iterator cancels the request.
 
         Raises:

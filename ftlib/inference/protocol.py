@@ -4,7 +4,7 @@ Imports the standard library alone, so that a gateway, an engine in this process
 it. Prompts are token ids: the caller owns the chat template, the engine owns the model.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -97,7 +97,7 @@ class Engine(Protocol):
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; requests in flight on it end first."""
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Generate; leaving the iterator cancels. Raises QueueFullError, KeyError (adapter), ValueError (length)."""
 
     def cancel(self, request_id: str) -> None:

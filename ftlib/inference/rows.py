@@ -122,8 +122,12 @@ class Rows:
         logits: Tensor = output.logits
         return logits
 
-    def rollback(self, num_columns: int) -> None:
-        """Forget all columns after the first `num_columns`."""
+    def rollback(self, num_columns: int, also: Tensor | None = None) -> None:
+        """Forget all columns after the first `num_columns`, but for the next `also[r]` of row r."""
+        if also is not None and int(also.max()) > 0:
+            start, num_columns = num_columns, num_columns + int(also.max())
+            kept = torch.arange(num_columns - start, device=self.mask.device) < also[:, None]
+            self.mask = torch.cat([self.mask[:, :start], self.mask[:, start:num_columns] & kept], 1)
         self.mask = self.mask[:, :num_columns]
         for layer in self.cache.layers:
             layer.length = min(layer.length, num_columns)
