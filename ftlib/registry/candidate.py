@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftlib.core.errors import UserError
-from ftlib.core.fingerprints import tree_sha256
 from ftlib.core.storage import exists, join, read_json
 from ftlib.registry.manifest import read_manifest
 
@@ -51,19 +50,17 @@ def read_run(path: str) -> Run:
         manifest = read_manifest(path, "run")
     if manifest.get("kind") != "run":
         raise UserError(f"{path}: holds a {manifest.get('kind')}; run.path needs the folder of a run or a sweep")
-    result, base = manifest["result"], manifest["base"]
-    prefix = f"{result}/"
-    files = {name.removeprefix(prefix): hash_ for name, hash_ in manifest["files"].items() if name.startswith(prefix)}
+    base = manifest["base"]
     return Run(
         path=path,
-        run_id=path.rstrip("/").rsplit("/", 1)[-1],
-        result=result,
-        sha256=tree_sha256(files),
+        run_id=manifest["run_id"],
+        result=manifest["result"],
+        sha256=manifest["result_sha256"],
         base_source=base["source"],
         base_fingerprint=base["fingerprint"],
-        chat_template=base.get("chat_template"),
-        dataset=(manifest.get("inputs") or {}).get("data"),
-        val_loss=manifest.get("val_loss"),
+        chat_template=base["chat_template"],
+        dataset=manifest["dataset"]["key"],
+        val_loss=manifest["val_loss"],
     )
 
 

@@ -5,12 +5,14 @@ metric; of a pruned trial its last intermediate one), params string (JSON, key p
 string, steps list<struct<step int64, value float64>> (validations on the way), duration_s float64, error string.
 """
 
+import hashlib
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 from ftlib.config.sweep import SweepConfig
 from ftlib.core.fingerprints import canonical_json
-from ftlib.core.storage import exists, join, write_bytes, write_json, write_text
+from ftlib.core.storage import exists, join, write_bytes
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
 from ftlib.sweep.report import render
 from ftlib.sweep.study import best_trial, trial_row
@@ -42,9 +44,13 @@ def write_results(config: SweepConfig, study: "Study", *, key: str, inputs: Any,
     counts: dict[str, int] = {}
     for item in rows:
         counts[item["state"].lower()] = counts.get(item["state"].lower(), 0) + 1
-    write_bytes(join(folder, TRIALS), _parquet(rows))
-    write_json(join(folder, BEST), best)
-    write_text(join(folder, REPORT), render(rows, best, config))
+    contents = {
+        TRIALS: _parquet(rows),
+        BEST: (json.dumps(best, indent=2) + "\n").encode(),
+        REPORT: render(rows, best, config).encode(),
+    }
+    for name, content in contents.items():
+        write_bytes(join(folder, name), content)
     runs = [join(item["run_path"], MANIFEST) for item in rows if item["state"] == "COMPLETE"]
     manifest = build_manifest(
         "sweep",
@@ -53,6 +59,7 @@ def write_results(config: SweepConfig, study: "Study", *, key: str, inputs: Any,
         inputs=inputs,
         counts={"trials": len(rows), **counts},
         parents=[join(config.train.data.path, MANIFEST), *(path for path in runs if exists(path))],
+        files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         started=started,
         best=best,
         study={"name": study.study_name, "storage": config.search.storage or "study.db"},

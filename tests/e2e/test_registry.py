@@ -18,11 +18,11 @@ from ftlib.config.promote import RegistryConfig
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.storage import write_json
-from ftlib.registry.manifest import build_manifest, hash_files, write_manifest
+from ftlib.registry.manifest import build_manifest, write_manifest
 from ftlib.registry.models import register, resolve_alias, set_alias, tracking_uri
 
 GATE = {"metric": "exact_match_gain", "min": 0.0, "max": None, "value": 0.7, "low": 0.6, "high": 0.8, "passed": True}
-BASE = {"source": "embedded:smollm2-135m", "fingerprint": "b" * 64}
+BASE = {"source": "embedded:smollm2-135m", "fingerprint": "b" * 64, "chat_template": "c" * 16}
 
 
 def make_run(folder: Path, name: str) -> Path:
@@ -31,10 +31,10 @@ def make_run(folder: Path, name: str) -> Path:
     (adapter / "extra").mkdir(parents=True)
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 8, "name": name}))
     (adapter / "extra" / "chat_template.jinja").write_text("{{ messages }}")
-    files = {f"adapter/{path}": digest for path, digest in hash_files(adapter).items()}
     manifest = build_manifest(
-        "run", f"key-{name}", {}, files=files, result="adapter", base=BASE, inputs={"data": "dk"}, val_loss=0.5
-    )
+        "run", f"key-{name}", {}, run_id=name, result="adapter", result_sha256=folder_sha256(adapter), base=BASE,
+        dataset={"path": "d", "key": "dk"}, val_loss=0.5,
+    )  # fmt: skip
     write_manifest(str(folder / name), manifest)
     return folder / name
 

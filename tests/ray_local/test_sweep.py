@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ftlib.core.errors import FtlibError, UserError
+from ftlib.core.fingerprints import sha256_file
 from ftlib.sweep.run import run_sweep
 from tests.ray_local import stand_in
 from tests.ray_local.stand_in import calls, config_for, fake_training, trials
@@ -60,6 +61,9 @@ def test_search_finds_the_good_rate_stops_poor_trials_and_is_not_redone(tmp_path
             assert (Path(row["run_path"]) / "checkpoints").exists()
     manifest = json.loads(Path(result["manifest"]).read_text())
     assert manifest["counts"]["trials"] == 8 and manifest["best"] == best
+    assert manifest["files"] == {
+        name: sha256_file(tmp_path / "sweep" / name) for name in ("trials.parquet", "best.json", "report.html")
+    }
     assert "<svg" in (tmp_path / "sweep" / "report.html").read_text()
 
     assert run_sweep(config, fake_training) == result
@@ -117,7 +121,8 @@ def test_a_killed_sweep_goes_on(tmp_path, ray_local):
         import ray
         from ftlib.config.loader import validate
         from ftlib.config.sweep import SweepConfig
-        from ftlib.sweep.run import run_sweep
+        from ftlib.core.fingerprints import sha256_file
+from ftlib.sweep.run import run_sweep
         from tests.ray_local import stand_in
         ray.init(sys.argv[1])
         ray.cloudpickle.register_pickle_by_value(stand_in)
