@@ -7,7 +7,11 @@ from ftlib.runtime.job import job_main
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train on a Ray cluster; returns the job's result."""
+    """Train on a Ray cluster, or plan only; returns the job's result."""
+    if config.dry_run:
+        from ftlib.train.plan import dry_run
+
+        return {"manifest": None, "plan": dry_run(config)}
     from ftlib.runtime.cluster import connect
     from ftlib.train.driver import run_training
 

@@ -191,6 +191,9 @@ class TrainConfig(JobConfig):
     scaling: ScalingConfig = ScalingConfig()
     """Workers."""
 
+    dry_run: bool = False
+    """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
+
     @property
     def gradient_accumulation(self) -> int:
         """Micro-batches per worker and optimiser step."""

@@ -150,6 +150,7 @@ class DeepSpeedZero:
         """Gather parameter by parameter from the float32 master copies."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        self._link_moments()
         for name, parameter in trained_parameters(self._model):
             yield f"param/{name}", _required(safe_get_full_fp32_param(parameter), name)
             for moment in MOMENTS:
@@ -183,8 +184,15 @@ class DeepSpeedZero:
                 "step": torch.tensor(float(step)),
                 **{moment: torch.zeros_like(shard) for moment in MOMENTS},
             }
-        if not stage3:
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Link moments to parameters anew: DeepSpeed (0.19.8) does so after the first parameter group's first step and
+        never again, which leaves the other groups without.
+        """
+        if self._zero.stage != 3:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _import_deepspeed() -> Any:

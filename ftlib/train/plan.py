@@ -20,6 +20,10 @@ from typing import Any
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+from ftlib.core.storage import is_uri, local_path, read_json
+
+logger = get_logger(__name__)
 
 GIB = 1024**3
 OVERHEAD_BYTES = 2 * GIB
@@ -136,6 +140,29 @@ def find_shape(source: str) -> ModelShape | None:
     """The shape of a model named in the table, by the last part of its source (`-instruct` and `meta-` set aside)."""
     name = source.rstrip("/").rsplit("/", 1)[-1].lower().removeprefix("meta-").removesuffix("-instruct")
     return SHAPES.get(name)
+
+
+def dry_run(config: TrainConfig) -> dict[str, Any]:
+    """The plan of a configuration as plain JSON; the shape comes from the model's folder, else from the table.
+
+    Raises UserError when neither is there.
+    """
+    folder = local_path(config.model.source) if not is_uri(config.model.source) else None
+    shape = find_shape(config.model.source)
+    if folder is not None and (folder / "config.json").exists():
+        shape = ModelShape.from_config(read_json(str(folder / "config.json")))
+    if shape is None:
+        raise UserError(
+            f"dry_run: model.source {config.model.source} is neither a local folder with config.json nor one of "
+            + ", ".join(sorted(SHAPES))
+        )
+    plan = plan_memory(config, shape).as_json()
+    logger.info(
+        "%s, %s, %d workers: about %.1f GiB each (weights %.1f, gradients %.1f, optimiser %.1f, activations %.1f, "
+        "logits %.1f)", config.model.source, config.method.kind, config.scaling.num_workers, plan["total_gib"],
+        *(plan[f"{name}_bytes"] / GIB for name in ("weights", "gradients", "optimizer", "activations", "logits")),
+    )  # fmt: skip
+    return plan
 
 
 def plan_memory(config: TrainConfig, shape: ModelShape) -> MemoryPlan:
