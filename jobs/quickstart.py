@@ -39,12 +39,15 @@ def pick_question(dataset: Path) -> Question:
 
 def ask_base(messages: list[dict[str, str]]) -> str:
     """The untuned model's greedy answer, computed in this process."""
+    from transformers.utils.logging import disable_progress_bar
+
     from ftlib.inference.batch import BatchEngine
     from ftlib.inference.protocol import GenerationRequest
     from ftlib.inference.runner import ModelRunner
     from ftlib.models.chat import render_prompt
     from ftlib.models.source import resolve_source
 
+    disable_progress_bar()
     runner = ModelRunner.load(resolve_source(SOURCE))
     prompt = tuple(render_prompt(runner.tokenizer, messages))
     answers = BatchEngine(runner).generate_batch([GenerationRequest("quickstart", prompt, MAX_ANSWER_TOKENS)])

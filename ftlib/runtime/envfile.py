@@ -7,11 +7,18 @@ from pathlib import Path
 from ftlib.core.errors import UserError
 from ftlib.core.storage import write_text
 
+_PATH_LINE = "export PATH="
 
-def write_env(path: Path, values: dict[str, str], comment: str = "") -> None:
-    """Write the file (atomically, readable by its owner only); every value is quoted for a shell."""
+
+def write_env(path: Path, values: dict[str, str], comment: str = "", bin_dir: Path | None = None) -> None:
+    """Write the file (atomically, readable by its owner only); every value is quoted for a shell.
+
+    `bin_dir` is put first in the PATH of the shell that sources the file.
+    """
     lines = [f"# {line}" for line in comment.splitlines()]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+    if bin_dir:
+        lines.append(f'{_PATH_LINE}{shlex.quote(str(bin_dir))}:"$PATH"')
     write_text(str(path), "\n".join(lines) + "\n")
     path.chmod(0o600)
 
@@ -23,7 +30,7 @@ def read_env(path: Path) -> dict[str, str]:
     values = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         words = shlex.split(line, comments=True)
-        if not words:
+        if not words or line.startswith(_PATH_LINE):
             continue
         name, separator, value = words[-1].partition("=")
         if len(words) != 2 or words[0] != "export" or not separator:

@@ -12,11 +12,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from ftlib.config.base import JobConfig
+from ftlib.config.base import JobConfig, OutputConfig
 from ftlib.config.loader import absolute_paths, load_config, refuse_relative_paths
 from ftlib.core.errors import FtlibError, GateError, UserError
 from ftlib.core.logging import format_duration, get_logger, setup_logging
 from ftlib.core.storage import join, write_json
+from ftlib.runtime.preflight import check_output
 
 C = TypeVar("C", bound=JobConfig)
 Result = dict[str, Any]
@@ -37,12 +38,13 @@ def job_main(name: str, config_cls: type[C], run: Callable[[C], Result], argv: S
     started = time.monotonic()
     code, result = 0, {}
     try:
-        arguments = _parser(name, config_cls).parse_args(argv)
+        arguments = _parser(name, config_cls).parse_intermixed_args(argv)
         config = load_config(config_cls, arguments.config, arguments.overrides)
         if in_ray_job():
             refuse_relative_paths(config)
         else:
             config = absolute_paths(config)
+        _preflight(config)
         result = {"status": "ok", **run(config)}
     except GateError as error:
         logger.error("%s: %s", name, error)
@@ -62,6 +64,13 @@ def job_main(name: str, config_cls: type[C], run: Callable[[C], Result], argv: S
             code, result = 1, {"status": "failed", "message": f"{type(error).__name__}, see the traceback above"}
     logger.info("%s: %s after %s", name, result["status"], format_duration(time.monotonic() - started))
     _finish(name, result, code)
+
+
+def _preflight(config: JobConfig) -> None:
+    """Refuse an output that cannot be written before any work; a dry run writes nothing."""
+    output = getattr(config, "output", None)
+    if isinstance(output, OutputConfig) and not getattr(config, "dry_run", False):
+        check_output(output.path)
 
 
 def _finish(name: str, result: Result, code: int) -> NoReturn:

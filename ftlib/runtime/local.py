@@ -131,7 +131,8 @@ def start(state: Path, cpus: int | None = None, endpoint_port: int = 8000) -> He
     for name, path in {"ray_token": state / "ray_token", **_secret_paths(state)}.items():
         make_secret(path, prefix="sk-ftlib-" if name == API_KEYS else "")
     head = _launch(state, cpus or usable_cpus(), endpoint_port)
-    write_env(state / "env", head.environment(), "How to reach the local cluster of this checkout: source .ftlib/env")
+    comment = f"How to reach the local cluster of this checkout: source {state / 'env'}"
+    write_env(state / "env", head.environment(), comment, bin_dir=Path(sys.executable).parent)
     return head
 
 

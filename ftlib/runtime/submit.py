@@ -37,6 +37,7 @@ logger = get_logger(__name__)
 
 EXCLUDES = [".git", ".venv", ".ftlib", "runs", "build", "dist", "__pycache__", "*.pyc", ".*_cache"]
 _PROBE_TIMEOUT_S = 5.0
+_STARTING_TIMEOUT_S = 30.0
 _LOG_GRACE_S = 10.0
 _POLL_S = 0.3
 _FAILED = 1
@@ -146,9 +147,8 @@ def submit(
     """
     root = find_root(job)
     entrypoint = build_entrypoint(job, source, overrides, root)
-    client = _client(dashboard_address(address))
     environment: dict[str, Any] = {"working_dir": str(root), "excludes": EXCLUDES} if root else {}
-    submission_id = client.submit_job(entrypoint=entrypoint, runtime_env=environment, metadata={"ftlib_job": job})
+    client, submission_id = _send(dashboard_address(address), job, entrypoint, environment)
     logger.info("submitted %s as %s", job, submission_id)
     follower = _Follower(job, echo or _echo)
     try:
@@ -165,21 +165,30 @@ def submit(
     return Outcome(code, {**follower.result, "submission_id": submission_id})
 
 
-def _client(address: str) -> Any:
+def _send(address: str, job: str, entrypoint: str, environment: dict[str, Any]) -> tuple[Any, str]:
+    """Submit, and try again for a while where a cluster that has just started does not take jobs yet."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     for name in ("_private.runtime_env", "dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # they list every file that is not uploaded
     reload_authentication()
-    try:
-        return JobSubmissionClient(address)
-    except AuthenticationError as error:
-        raise UserError(f"{address}: {token_hint()}") from error
-    except (RuntimeError, ConnectionError) as error:
-        if "401" in str(error) or "403" in str(error):
+    deadline = time.monotonic() + _STARTING_TIMEOUT_S
+    while True:
+        try:
+            client = JobSubmissionClient(address)
+            return client, client.submit_job(
+                entrypoint=entrypoint, runtime_env=environment, metadata={"ftlib_job": job}
+            )
+        except AuthenticationError as error:
             raise UserError(f"{address}: {token_hint()}") from error
-        raise UserError(f"{address}: jobs cannot be submitted there: {' '.join(str(error).split())[:300]}") from error
+        except (RuntimeError, OSError) as error:  # ConnectionError and the errors of `requests` are OSErrors
+            reason = " ".join(str(error).split())
+            if "status code 401" in reason or "status code 403" in reason:
+                raise UserError(f"{address}: {token_hint()}") from error
+            if time.monotonic() > deadline:
+                raise UserError(f"{address}: jobs cannot be submitted there: {reason[:300]}") from error
+            time.sleep(1)
 
 
 class _Follower:
@@ -254,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--config", metavar="FILE", help="YAML file (or inline JSON)")
     parser.add_argument("--address", metavar="URL", help="the cluster's dashboard, http://HOST:8265")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="win over the file")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     setup_logging()
     try:
         outcome = submit(arguments.job, arguments.config, arguments.overrides, address=arguments.address)

@@ -40,7 +40,7 @@ def submit(environment, *arguments, cwd=ROOT):
         capture_output=True, text=True, timeout=240, check=False, cwd=cwd, env={**environment, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    assert len(lines) == 1, done.stdout
+    assert len(lines) == 1, (done.stdout, done.stderr)
     return done.returncode, json.loads(lines[0]), done.stderr
 
 

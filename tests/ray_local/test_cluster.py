@@ -6,7 +6,6 @@ import sys
 
 from ftlib.config.base import ClusterConfig
 from ftlib.runtime.cluster import connect
-from ftlib.runtime.preflight import check_resources
 
 PRIVATE = """
 import json, os, glob, tempfile
@@ -41,7 +40,6 @@ def test_inner_connection_uses_the_outer_one_and_leaves_it_open(ray_local):
     with connect(ClusterConfig(address="127.0.0.1:1")) as inner:  # the address is not even looked at
         assert inner.address == ray_local.address and not inner.owned
     assert ray.is_initialized()
-    check_resources(num_cpus=2)
 
 
 def test_workers_import_this_tree_and_get_one_thread(ray_local):

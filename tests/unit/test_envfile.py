@@ -27,6 +27,15 @@ def test_shell_and_reader_agree_on_every_value(tmp_path):
         assert sourced.stdout == value, name
 
 
+def test_bin_dir_comes_first_in_the_path_of_a_shell_only(tmp_path):
+    write_env(tmp_path / "env", VALUES, bin_dir=tmp_path / "my bin")
+    shell = subprocess.run(
+        ["bash", "-c", f"source {tmp_path}/env; echo $PATH"], capture_output=True, text=True, check=True
+    )
+    assert shell.stdout.startswith(f"{tmp_path}/my bin:/")
+    assert read_env(tmp_path / "env") == VALUES
+
+
 def test_file_is_private(tmp_path):
     write_env(tmp_path / "env", VALUES)
     assert (tmp_path / "env").stat().st_mode & 0o077 == 0

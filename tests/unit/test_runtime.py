@@ -14,7 +14,7 @@ import pytest
 from ftlib.core.errors import UserError
 from ftlib.runtime.cluster import probe, short_temp_dir
 from ftlib.runtime.local import _secret_paths, free_ports, make_secret
-from ftlib.runtime.preflight import check_output, shortage
+from ftlib.runtime.preflight import check_output
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
 from ftlib.runtime.quickstart import Estimate, metrics_table
 
@@ -112,21 +112,6 @@ def test_unwritable_output_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="not writable"):
         check_output(str(tmp_path / "new"))
-
-
-@pytest.mark.parametrize(
-    ("asked", "missing"),
-    [
-        ((2, 0, None), None),
-        ((4, 1, "A100"), None),
-        ((5, 0, None), "5 CPUs"),
-        ((1, 2, None), "2 GPUs"),
-        ((1, 1, "H100"), "H100"),
-    ],
-)
-def test_shortage_names_what_is_missing(asked, missing):
-    problem = shortage({"CPU": 4.0, "GPU": 1.0, "accelerator_type:A100": 1.0}, *asked)
-    assert problem is None if missing is None else missing in problem
 
 
 def test_estimate_follows_the_speed_seen():
