@@ -45,12 +45,12 @@ _JOINED = (
 )
 _CUES = (
     r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|his|her|my|our|their|[\w’']+s)\s)?"
-    r"address(?:es)?(?:['\"]?\s?(?::|=|\bis\b|\bas\b|\bto\b|\bwas\b|\bat\b|\bfrom\b|\bhas\schanged\sto\b)\s?['\"]?|,?\s*\n+\s*)|"
+    r"address(?:es)?(?:['\"]?\s?(?::|=|\bis\b|\bas\b|\bto\b|\bwas\b|\bat\b|\bfrom\b|\bwith\b|\bhas\schanged\sto\b)(?:\sthe\ssame:)?\s*['\"]?|,?\s*\n+\s*)|"
     r"\b(?:liv(?:e|es|ed|ing)|resid(?:e|es|ed|ing)|locat(?:ed|ion\sis)|stay(?:ing)?|mov(?:e|ed|ing))\s(?:at|to|on|in)\s|"
     r"\b(?:ship|deliver|mail|send|sent|delivered|shipped|mailed|forward|post)\s(?:(?:it|this|them|my|the|an?)\s)?(?:\w+\s)?to\s|"
     r"\b(?:our\sstore|offices?|house|home|property|residence|branch|store|shop|location)\s(?:is\s|are\s)?(?:located\s)?(?:at|on|in)\s"
 )
-_UP = r"[A-ZÀ-ÖØ-ÞĀ-ſΑ-ΫА-Я]"
+_UP = r"[^\W\d_a-zß-öø-ÿ]"
 _WORD = r"[^\W\d_][\w.'’-]*"
 _CAP_WORD = rf"{_UP}[\w.'’-]*"
 _NUMBER = r"(?:\d{1,6}[A-Za-z]?(?:[-/]\d{1,5}[A-Za-z]?)?)"
@@ -61,7 +61,7 @@ _STOP = (
     r"can|could|would|will|because|so|since|until|when|while|he|she|they|you|your|not|if|dear|hi|hello|regards|phone|"
     r"email|tel|fax|before|after|instead|about|now|also|still|again|to|ordered|order|customer|account|best|sincerely"
 )
-_BLANK = r"(?:\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*,?[ \t]*|[ \t]+-[ \t]+|[ \t]+)"
+_BLANK = r"(?:[ \\t]*\\n[>?|*#\\ \\t-]{1,6}|\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*,?[ \t]*|[ \t]+-[ \t]+|[ \t]+)"
 
 
 def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
@@ -73,6 +73,9 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
     numbered_first = rf"(?<![\w.$-]){_NUMBER},?\s+(?i:{_FIRST_TYPES})\s+(?:{stop}{word}(?:\s+|$)){{1,4}}"
     joined = rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]*(?i:{_JOINED})\s+{_NUMBER}\b|(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]+(?i:{_JOINED})\b(?:\s+\d{{1,4}}\b)?"
     box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}\b|\bpost\soffice\sbox\s+\d{1,8}\b)"
+    military = r"(?i:\b(?:PSC|Unit|CMR)\s\d{1,5},?\s(?:Box|Bx)\s\d{1,5}\b)"
+    bracketed = rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?\b(?=\s*(?:,|\n|$|[.;?!)]|(?i:{_UNIT})))"
+    after_place = rf"(?i:\b(?:at|in|to|near|corner\sof|from)\s)(?P<v>(?:{_UNIT}|(?i:p\.?\s?o\.?\s?box)\s\d+))"
     cued = rf"(?i:{_CUES})(?P<v>(?:{_NUMBER},?\s+{stop}{word}|(?:{_UNIT}))(?:\s+{stop}(?:{word}|\d{{1,5}}))*)"
     return [
         (re.compile(english, flags), 0.85),
@@ -80,6 +83,9 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
         (re.compile(numbered_first, flags), 0.75),
         (re.compile(joined, flags), 0.75),
         (re.compile(box, flags), 0.9),
+        (re.compile(military), 0.85),
+        (re.compile(bracketed, flags), 0.55),
+        (re.compile(after_place, flags), 0.6),
         (re.compile(cued, flags), 0.7),
     ]
 
@@ -132,6 +138,7 @@ def _grow(text: str, end: int, part: re.Pattern[str], limit: int = 8) -> int:
 def _code_rules() -> list[Rule]:
     state_zip = rf"(?<![\w-])(?:(?:{_CAP_WORD}\s+){{0,3}}{_CAP_WORD},\s+)?(?:{STATE_CODES})\.?,?\s+\d{{5}}(?:-\d{{4}})?(?![\w-])"
     labelled = r"(?i:\b(?:zip|postal|post|area)[\s-]?(?:code|number)?|\bpostcode)(?:['\"]?\s{0,2}(?:\bis\b|\bto\b|:|=)\s{0,2}['\"]?|\s)(?P<v>(?=[A-Za-z -]*\d)[A-Za-z0-9][A-Za-z0-9 -]{2,8}[A-Za-z0-9])(?!\w)"
+    country_code = rf"(?:{COUNTRIES}),?\s+(?P<v>\d{{4,6}})(?![\w-])"
     british = r"(?<![\w-])[A-Z]{1,2}\d[A-Z\d]?\s\d[ABD-HJLNP-UW-Z]{2}(?![\w-])"
     canadian = r"(?<![\w-])[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d(?![\w-])"
     nine = r"(?<![\w.$-])\d{5}-\d{4}(?![\w-])"
@@ -139,6 +146,7 @@ def _code_rules() -> list[Rule]:
     return [
         Rule("ZIP_CODE", re.compile(state_zip), 0.8, needs_digit=True),
         Rule("ZIP_CODE", re.compile(labelled), 0.85, needs=("zip", "post", "area"), needs_digit=True),
+        Rule("ZIP_CODE", re.compile(country_code, re.IGNORECASE), 0.65, needs_digit=True),
         Rule("ZIP_CODE", re.compile(british), 0.75, needs_digit=True),
         Rule("ZIP_CODE", re.compile(canadian), 0.75, needs_digit=True),
         Rule("ZIP_CODE", re.compile(nine), 0.6, needs=("-",), needs_digit=True),

@@ -43,12 +43,14 @@ def _network_rules() -> list[Rule]:
 
 def _phone_rules() -> list[Rule]:
     international = rf"(?<![\w+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}(?![\w])"
-    nanp = rf"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}(?![\w-])"
-    national = rf"(?<![\w.,+/-])(?:\(0?\d{{1,4}}\)[\s./-]?\d{{2,4}}|0\d{{1,4}}[\s/-]\d{{2,4}})(?:[\s./-]?\d{{2,6}}){{1,4}}{_EXTENSION}(?![\w-])"
-    cue = r"phone|telephone|tel|mobile|cell|cellular|fax|whatsapp|call(?:\s(?:me|us|him|her|them|back))?|reach(?:ed)?|dial|text|sms|ring|contact|hotline"
+    nanp = rf"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}(?!\w|-\d)"
+    national = rf"(?<![\w.,+/-])(?:\(0?\d{{1,4}}\)[\s./-]?\d{{2,4}}|0\d{{1,4}}[\s/-]\d{{2,4}})(?:[\s./-]?\d{{2,6}}){{1,4}}{_EXTENSION}(?!\w|-\d)"
+    pairs = r"(?<![\w.,+/:-])\d{2}([- .])\d{2}(?:\1\d{2}){2,3}(?!\w|[-.]\d)"
+    kind = rf"(?<![\w.,+/-])(?P<v>\+?\(?\d[\d ()./-]{{4,18}}\d{_EXTENSION})[ ]?[-–(]{{0,2}}[ ]?(?:office|fax|home|mobile|cell|work|tel)\b"
+    cue = r"phone|telephone|tel|mobile|cell|cellular|fax|whatsapp|call(?:\s(?:me|us|him|her|them|back))?|reach(?:ed)?|dial|text|sms|ring|contact|hotline|answering|answer"
     cued = rf"\b(?:{cue})(?:\s(?:number|no\.?|num|phone|line))?(?:[\s:=#.,(\"']|\bis\b|\bat\b|\bon\b|\bme\b|\bus\b|\bto\b){{1,8}}(?P<v>\+?\(?\d[\d\s()./-]{{4,20}}\d{_EXTENSION})(?!\w)"
     needs = ("phone", "tel", "mobile", "cell", "fax", "whatsapp", "call", "reach", "dial", "text", "sms", "ring",
-             "contact", "hotline")  # fmt: skip
+             "contact", "hotline", "answer")  # fmt: skip
     flags = re.IGNORECASE
     return [
         Rule(
@@ -61,6 +63,15 @@ def _phone_rules() -> list[Rule]:
         ),
         Rule("PHONE_NUMBER", re.compile(nanp, flags), 0.85, needs_digit=True),
         Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, needs_digit=True, accept=digits_between(8, 15)),
+        Rule("PHONE_NUMBER", re.compile(pairs), 0.55, needs_digit=True),
+        Rule(
+            "PHONE_NUMBER",
+            re.compile(kind, flags),
+            0.7,
+            needs=("office", "fax", "home", "mobile", "cell", "work", "tel"),
+            needs_digit=True,
+            accept=digits_between(6, 16),
+        ),
         Rule("PHONE_NUMBER", re.compile(cued, flags), 0.8, needs=needs, needs_digit=True, accept=digits_between(6, 16)),
     ]
 

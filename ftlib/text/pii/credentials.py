@@ -24,7 +24,7 @@ _KEY_LABEL = (
 )
 _LABELLED_KEY = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}[_-])?(?:{_KEY_LABEL})(?:\s\w{{1,12}}){{0,2}}?)(?i:{_SEP}|\s)(?i:bearer\s)?(?P<v>[A-Za-z0-9_\-+/=.~]{{8,300}})(?![\w])"
 _NEAR_KEY = r"(?i:\b(?:key|token|secret)s?\b[^\n]{0,16}?)\b(?P<v>(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{16,128})\b"
-_PASSWORD_LABEL = r"(?<![A-Za-z])(?:\w{1,20}[_-])?(?:password|passwd|passphrase|passcode|pass(?:word)?|pwd|pw)\w{0,8}"
+_PASSWORD_LABEL = r"(?:(?<![A-Za-z])(?:\w{1,20}[_-])?|(?<=[a-z])(?-i:(?=P)))(?:password|passwd|passphrase|passcode|pass(?:word)?|pwd|pw)\w{0,8}"
 _PASSWORD = rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}(?i:{_SEP})(?P<v>[^\s'\"`,;<>]{{4,128}})"
 _QUOTED_PASSWORD = rf"(?i:{_PASSWORD_LABEL})[^\n'\"`]{{0,24}}[`'\"](?P<v>[^\s'\"`]{{4,128}})[`'\"]"
 _IDENTIFIED_BY = (
@@ -41,6 +41,7 @@ _USER_LABEL = (
     r"(?:twitter|instagram|telegram|skype|discord|slack|github|linkedin|tiktok|facebook)(?:[\s_-](?:handle|id|name|user(?:name)?|account))?"
 )
 _USERNAME = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}_)?(?:{_USER_LABEL}))(?:['\"]?\s{{0,3}}(?i:=>|[:=]|\bis\b|\bwas\b|\bas\b|->)\s{{0,3}}[`'\"]?|\s[`'\"(]|\s(?=@)|\s(?=[\w.-]*[\d_]))(?P<v>@?[A-Za-z][\w.-]{{1,38}}\w)(?![\w@])"
+_ASSIGNED_USER = r"(?i:\w{0,20}user)['\"]?\s{0,3}(?::=|=>|[:=])\s{0,3}['\"`](?P<v>[A-Za-z][\w.-]{2,39})['\"`]"
 _AT_HOST = r"(?i:\b(?:ssh|scp|sftp|rsync|su|sudo -u|chown|mysql -u|psql -u|-u)\s(?:-\S+\s(?:\S+\s)?)?)['\"]?(?P<v>[A-Za-z_][\w.-]{2,31})(?=['\"]?@|['\"\s:]|$)"
 _SQL_USER = r"'(?P<v>[A-Za-z_][\w.-]{1,63})'@'"
 _BY_USER = r"(?i:\buser|\baccount|\bby|\bfrom|\bfor|\bas)\s['\"`]?(?P<v>(?=[a-z._-]*[\d_])[a-z][a-z0-9]*(?:[._-]?[a-z0-9]+){0,4})['\"`]?(?![\w@./-])"
@@ -114,6 +115,7 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
         Rule("PASSWORD", re.compile(_IN_URL), 0.9, needs=("://",)),
         Rule("PASSWORD", re.compile(_PIN), 0.8, needs=("pin", "code", "otp", "cvv", "cvc"), needs_digit=True),
         Rule("USERNAME", re.compile(_USERNAME), 0.8, accept=_is_username),
+        Rule("USERNAME", re.compile(_ASSIGNED_USER), 0.75, needs=("user",), accept=_is_username),
         Rule("USERNAME", re.compile(_AT_HOST), 0.7, needs=("ssh", "scp", "rsync", "su", "chown", "-u"), accept=_is_username),
         Rule("USERNAME", re.compile(_SQL_USER), 0.9, needs=("'@'",)),
         Rule("USERNAME", re.compile(_HOME), 0.7, needs=("/home/", "/users/", "\\users\\"), accept=_is_username),

@@ -6,12 +6,15 @@ sign-off, an organisation by its legal form.
 
 import re
 
-from presidio_analyzer import LocalRecognizer
+from typing import Any
 
+from presidio_analyzer import LocalRecognizer, RecognizerResult
+
+from ftlib.text.pii.given_names import AMBIGUOUS, COMMON
 from ftlib.text.pii.places import COUNTRIES
-from ftlib.text.pii.rules import Rule, RuleRecognizer
+from ftlib.text.pii.rules import Rule, RuleRecognizer, result
 
-_UP = r"[A-ZÀ-ÖØ-ÞĀ-ſΑ-ΫА-Я]"
+_UP = r"[^\W\d_a-zß-öø-ÿ]"
 _NAME = rf"(?:{_UP}[^\W\d_]*(?:['’-]{_UP}?[^\W\d_]+)*|{_UP}\.)"
 _PARTICLE = r"(?:(?:van|von|de|der|den|del|della|di|da|dos|la|le|bin|ibn|al|el|ter|ten|af|av|y)[ ])"
 _FULL = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{0,3}}"
@@ -28,6 +31,43 @@ _CLOSING = r"(?:(?:[Kk]ind|[Bb]est|[Ww]arm(?:est)?|[Mm]any)\s)?(?:[Rr]egards|[Tt
 _SELF = r"(?:[Mm]y\s(?:full\s|legal\s)?name(?:\sis|['’]s)|[Nn]ame['’]s|[Cc]all\sme|I\sam\scalled|[Nn]amed|[Kk]nown\sas|on\sbehalf\sof|in\sthe\sname\sof|(?:under|registered\sto|belongs\sto|issued\sto|(?:partner|wife|husband|son|daughter|mother|father|brother|sister|friend|colleague|boss|manager|landlord|tenant|doctor|assistant)['’]?s?,?(?:\sname)?(?:\sis)?))"
 _LEGAL_FORM = r"(?:Inc|Ltd|LLC|LLP|Corp|Corporation|Co|PLC|plc|GmbH|AG|S\.?A\.?|S\.?r\.?l\.?|B\.?V\.?|N\.?V\.?|AB|ApS|Oy|Pty|Limited|Incorporated|Company|Group|Holdings?|Partners|Associates|Industries|Enterprises|Solutions|Systems|Technologies|Labs?|Bank|University|College|Hospital|Clinic|Institute|Foundation|Insurance|Pharmacy|Consulting|Ventures|Capital|Logistics|Motors|Airlines|Pharmaceuticals|Laborator(?:y|ies))"
 _COMPANY = rf"(?<![\w.@])(?:{_UP}[\w&'’-]*(?:\.[\w&]+)*[ ,]{{1,2}}(?:(?:and|&|of)[ ])?){{1,4}}{_LEGAL_FORM}\b\.?"
+_LOWER_COMPANY = r"\b(?P<v>(?:[a-z][\w&'’-]*,?[ ]){1,3}(?:inc|ltd|llc|llp|corp|gmbh|plc|pty)\b\.?)"
+_EMPLOYER = (
+    r"(?i:\b(?:works?|working|worked|employed|interned?|job|position|role|engineer|developer|manager|analyst|director|"
+    r"accountant|scientist|consultant|administrator|architect|designer|officer|specialist|coordinator|engineering|sales|"
+    r"marketing|operations|president|ceo|cto|cfo|founder|employee|attorney|counsel|partner|assistant)[ ](?:at|for|by|with|of)"
+    r"|\b(?:employer|company|firm|organi[sz]ation|vendor)(?:[ ]name)?[ ]?[:=]|\b(?:assistant|agent|bot)[ ]for)"
+    rf"[ ][\"']?(?P<v>(?!(?:The|My|Our|A|An|This|Least|Home|Work|Once|Night|Day|Us|Me|You|Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|December)\b){_UP}[\w&'’-]*(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]*){{0,3}})"
+)
+_SPEECH = ("said", "says", "asked", "asks", "replied", "shouted", "wrote", "writes", "told", "yelled")
+
+
+class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
+    """Capitalised words that begin with a common given name: `Emily Rodriguez`, `Judy`."""
+
+    def __init__(self, language: str = "en") -> None:
+        surname = rf"(?:[ ]{_PARTICLE}{{0,2}}{_NAME}|[ ]{_UP}\.(?=[ ,;)\n]|$)){{0,3}}"
+        self._pattern = re.compile(rf"(?<![\w.@/\\-])({_UP}[^\W\d_]+(?:-{_UP}[^\W\d_]+)?)({surname})(?![\w@])")
+        super().__init__(supported_entities=["PERSON"], name="GivenNameRecognizer", supported_language=language)
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+        """A common name alone is found at 0.6, with a further name at 0.8; an ambiguous one only with a further one."""
+        found = []
+        for match in self._pattern.finditer(text):
+            first = match[1].lower().split("-")[0]
+            further = bool(match[2]) and not _STOP_AFTER.match(match[2].strip())
+            end = match.end() if further else match.end(1)
+            if first in COMMON:
+                found.append(result(self, "PERSON", match.start(), end, 0.8 if further else 0.6))
+            elif first in AMBIGUOUS and further:
+                found.append(result(self, "PERSON", match.start(), end, 0.65))
+        return found
+
+
+_STOP_AFTER = re.compile(_NOT_NAMES.replace("(?!", "(?:", 1))
 
 
 def _rules() -> list[Rule]:
@@ -47,7 +87,12 @@ def _rules() -> list[Rule]:
         person(rf"(?<!\w){_SELF}[ ]{full}", 0.75, ("name", "call", "known", "behalf", "under", "to", "'s", "is", "partner", "wife", "husband", "son", "daughter", "mother", "father", "brother", "sister", "friend", "colleague", "boss", "manager", "landlord", "tenant", "doctor", "assistant")),
         person(rf"(?:\bI['’]?m|\bI\sam|\b[Tt]his\sis|\bit['’]s|\bhere\sis)[ ]{two}", 0.6, ("i'm", "i’m", "im ", "i am", "this is", "it's", "it’s", "here is")),
         person(rf"(?m)^[ ]*(?P<v>{_NOT_NAMES}{_TWO})(?=[ ]?[(<][^)>\n]{{0,40}}@)", 0.8, ("@",)),
+        person(rf"(?m)^[ \t]*{full}:[ ]?\\\\?[\"“]", 0.7, (":",)),
+        person(rf"(?:\b(?:said|says|asked|asks|replied|shouted|wrote|told|yelled)[ ]){full}", 0.65, _SPEECH),
+        person(rf"(?<![\w-]){full}(?:,)?[ ](?:said|says|asked|asks|replied|shouted|wrote|writes|yelled|told[ ](?:me|us|him|her|them))\b", 0.65, _SPEECH),
         Rule("ORGANIZATION", re.compile(_COMPANY), 0.7),
+        Rule("ORGANIZATION", re.compile(_LOWER_COMPANY), 0.6, needs=("inc", "ltd", "llc", "corp", "gmbh", "plc")),
+        Rule("ORGANIZATION", re.compile(_EMPLOYER), 0.6, needs=(" at ", " for ", " by ", " with ", "employer", "company", "firm", "organi", " of ")),
         Rule("LOCATION", re.compile(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
         Rule("LOCATION", re.compile(rf"\b(?:from|in|to|at|of|visit|near)[ ](?:the[ ])?(?P<v>{COUNTRIES})(?![\w-])", re.IGNORECASE), 0.6, needs=("from", "in", "to", "at", "of", "visit", "near")),
     ]  # fmt: skip
@@ -55,4 +100,4 @@ def _rules() -> list[Rule]:
 
 def name_recognizers(language: str) -> list[LocalRecognizer]:
     """People, organisations and countries by cue."""
-    return [RuleRecognizer("NameCueRecognizer", _rules(), language)]
+    return [RuleRecognizer("NameCueRecognizer", _rules(), language), GivenNameRecognizer(language)]

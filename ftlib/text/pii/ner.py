@@ -21,6 +21,7 @@ _ENTITIES = {
 }  # fmt: skip
 _SCORES = {"PERSON": 0.75, "LOCATION": 0.65, "ORGANIZATION": 0.55}
 _BATCH_SIZE = 64
+_MIN_CASED_CHARS = 12
 
 
 def resolve_pipeline(name: str, language: str) -> str | None:
@@ -66,9 +67,26 @@ class SpacyNer:
 
     def find(self, texts: Sequence[str]) -> list[list[Finding]]:
         """Findings of each text, with offsets into it."""
+        cased = [self._with_capitals(text) for text in texts]
         with self._nlp.memory_zone():
-            docs: Iterable[Any] = self._nlp.pipe(texts, batch_size=_BATCH_SIZE)
-            return [[*_findings(text, doc.ents)] for text, doc in zip(texts, docs, strict=True)]
+            docs: Iterable[Any] = self._nlp.pipe(cased, batch_size=_BATCH_SIZE)
+            return [[*_findings(text, doc.ents)] for text, doc in zip(cased, docs, strict=True)]
+
+    def _with_capitals(self, text: str) -> str:
+        """A text without capitals, with every word but the function words capitalised; others as they are.
+
+        Pipelines learn names as capitalised words and find next to none without them.
+        """
+        if text != text.lower() or len(text) < _MIN_CASED_CHARS:
+            return text
+        stop_words = self._nlp.Defaults.stop_words
+
+        def capital(match: re.Match[str]) -> str:
+            word = match[0]
+            return word if word in stop_words or word in _COMMON else word[0].upper() + word[1:]
+
+        raised = re.sub(r"(?<![\w@./-])[^\W\d_][\w]+", capital, text)
+        return raised if len(raised) == len(text) else text
 
 
 def _listens(nlp: Any) -> bool:
@@ -82,7 +100,7 @@ def _findings(text: str, entities: Iterable[Any]) -> Iterable[Finding]:
         if kind is None:
             continue
         for start, end in _pieces(text, entity.start_char, entity.end_char):
-            if plausible(kind, text[start:end]):
+            if plausible(kind, text[start:end]) and not _DOSE.match(text, end) and not _shouted(text, start, end):
                 yield Finding(start, end, kind, _SCORES[kind])
 
 
@@ -107,8 +125,25 @@ _COMMON = frozenset(
     "subject re fw fwd from to cc bcc attn sir madam whenever take everything come let could can would you he she they we "
     "it this that there here what when where which who why how if and or but not only just also some any all".split()
 )
+# Words of documents, software and medicine: a span with one of them is a heading or a term, not a person or a firm.
+_TERM = re.compile(
+    r"(?i)\b(?:summary|report|notes?|records?|context|section|description|history|plan|assessment|diagnosis|specimen|"
+    r"prescription|medications?|discharge|admission|procedure|findings?|impression|vitals?|experience|education|skills|"
+    r"software|hardware|config(?:uration)?|alert|maintainer|macros?|system|prompt|assistant|instructions?|requests?|"
+    r"response|session|metadata|deploy(?:ment)?|docker|kubernetes|python|javascript|java|postgres(?:ql)?|mysql|redis|"
+    r"linux|windows|github|select|grant|insert|create|confidential|copyright|disease|disorder|syndrome|hypertension|"
+    r"failure|infection|fracture|diabetes|mellitus|cancer|carcinoma|asthma|migraine|fibrillation|pneumonia|anxiety|"
+    r"chronic|acute|panel|scan|imaging|biopsy|blood|therapy|dose|tablet|capsule|\w+(?:itis|osis|emia|pathy|ectomy|oscopy|"
+    r"plasty|graphy|algia|pril|sartan|statin|prazole|olol|formin|cillin|mycin|traline|oxetine|pine|zepam|zolam|triptan))\b"
+)
 _NOT_NAME = re.compile(r"[\d@/\\{}<>=$%^*_|#]")
+_DOSE = re.compile(r"\s?\d+\s?(?:mg|mcg|ml|g|iu|units?)\b", re.IGNORECASE)
 _ACRONYM = re.compile(r"[A-Z0-9&./-]{1,6}")
+
+
+def _shouted(text: str, start: int, end: int) -> bool:
+    """Whether a span stands in capitals among words that do not: a heading, a keyword."""
+    return text[start:end].isupper() and not text.isupper() and not text[:start].isupper()
 
 
 def plausible(entity: str, value: str) -> bool:
@@ -116,6 +151,8 @@ def plausible(entity: str, value: str) -> bool:
     if len(value) < 2 or not any(character.isalpha() for character in value):
         return False
     if all(word in _COMMON for word in re.findall(r"[^\W\d_]+", value.lower())):
+        return False
+    if entity != "LOCATION" and _TERM.search(value):
         return False
     if entity == "PERSON":
         return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and len(value.split()) <= 5

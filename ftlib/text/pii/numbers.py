@@ -72,7 +72,11 @@ def _identifier_rules() -> list[Rule]:
     prefixed = rf"(?<![\w-])(?!(?:{public})-)[A-Z]{{2,6}}-(?=[A-Z0-9-]*\d{{2}})[A-Z0-9]{{2,16}}(?:-[A-Z0-9]{{1,12}}){{0,3}}(?![\w-])"
     letters_then_digits = r"(?<![\w-])[A-Z]{1,3}\d{6,10}[A-Z]?(?![\w-])"
     mixed = r"(?<![\w-])(?=[A-Z0-9]*[A-Z])(?=(?:[A-Z0-9]*\d){4})[A-Z0-9]{8,16}(?![\w-])"
+    bare = r"(?<![\w.,$€£#/:+=-])\d{8,12}(?!\w|[.,:/-]\d|\s?[%€£])"
+    grouped = r"(?<![\w.,$€£/:+-])\d{4}([ -])\d{4}\1\d{4}(?!\w|[ .,-]\d)"
     return [
+        Rule("ID_NUMBER", re.compile(bare), 0.45, needs_digit=True),
+        Rule("NATIONAL_ID", re.compile(grouped), 0.6, needs_digit=True),
         Rule("ID_NUMBER", re.compile(prefixed), 0.5, needs=("-",), needs_digit=True, accept=digits_between(4, 20)),
         Rule("ID_NUMBER", re.compile(letters_then_digits), 0.5, needs_digit=True),
         Rule("ID_NUMBER", re.compile(mixed), 0.45, needs_digit=True),
