@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
-from ftlib.runtime.exchange import exchange, partition_indices, tree_reduce
+from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree_reduce
 from ftlib.text.components import components, forest, star_edges, verify
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import Shingles, band_keys, choose_bands, shingle, signatures
@@ -259,6 +259,43 @@ def find_near(
         return _near_rows(_in_order(pieces, ray.get(preferred)), config.threshold)
 
     return exchange(blocks, candidates, decide, num_partitions)
+
+
+def follow_keepers(equal: Sequence[Any], near: Sequence[Any]) -> list[Any]:
+    """Give the copies of a record that turned out to be a near-duplicate that record's keeper; references.
+
+    Args:
+        equal: references of `DECISION` tables from `find_equal`.
+        near: those from `find_near` on what `equal` left.
+    """
+    import ray
+
+    def in_order(index: int, pieces: list[pa.Table]) -> pa.Table:
+        table = pa.concat_tables([DECISION.empty_table(), *pieces])
+        return table.take(np.argsort(row_keys(table))).combine_chunks()
+
+    def dropped(tables: list[pa.Table]) -> list[pa.Table]:
+        table = pa.concat_tables(tables)
+        return [table.filter(pc.is_valid(table[s.STAGE]))]
+
+    (lookup,) = exchange(near, dropped, in_order, 1)
+
+    def follow(tables: list[pa.Table]) -> pa.Table:
+        return _follow(pa.concat_tables(tables), ray.get(lookup))
+
+    return map_blocks(equal, follow)
+
+
+def _follow(table: pa.Table, lookup: pa.Table) -> pa.Table:
+    rows, keepers = row_keys(lookup), table[s.KEEPER_ROW].to_numpy()
+    moved = pa.array(contains(rows, keepers))
+    if not pc.any(moved).as_py():
+        return table
+    found = lookup.take(np.minimum(np.searchsorted(rows, keepers), len(rows) - 1))
+    for name in (s.REASON, s.KEEPER_ROW, s.KEEPER_ID, s.KEEPER_DERIVED, s.SCORE):
+        column = pc.if_else(moved, found[name].combine_chunks(), table[name].combine_chunks())
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def _near_rows(table: pa.Table, threshold: float) -> pa.Table:

@@ -20,7 +20,17 @@ from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.data import passes
 from ftlib.data import schema as s
-from ftlib.data.dedup import DECISION, REVIEW, SignSettings, contains, find_equal, find_near, row_keys, sign
+from ftlib.data.dedup import (
+    DECISION,
+    REVIEW,
+    SignSettings,
+    contains,
+    find_equal,
+    find_near,
+    follow_keepers,
+    row_keys,
+    sign,
+)
 from ftlib.data.facts import Counts, count_decisions, count_processed
 from ftlib.data.filter import kept_rows
 from ftlib.data.read import ReadSettings, Selection
@@ -37,6 +47,7 @@ logger = get_logger(__name__)
 
 NO_ROWS: UInt64s = np.empty(0, dtype=np.uint64)
 _LARGE_GROUP = 0.2
+_ROWS_PER_PARTITION = 20_000  # fewer are not worth a task
 
 
 @dataclass
@@ -86,6 +97,7 @@ class Flow:
         cpus = cluster_resources().get("CPU", 1.0)
         self._resources = passes.share_cpus(cpus, config.execution.num_workers)
         self._sign = SignSettings(config.dedup, key)
+        self._partitions = config.execution.num_partitions
 
     def run(self) -> Outcome:
         """All stages up to the split."""
@@ -93,13 +105,14 @@ class Flow:
         first = self._decide(signatures)
         logger.info("%d duplicates dropped, %d rows held for review", len(first.removed), len(first.held))
         processed = self._process(Selection(skip=first.removed), first.held, len(rows) - len(first.removed))
-        kept, lost = _verdicts(processed)
+        kept, lost, broken = _verdicts(processed)
+        self._check_broken(broken, len(rows))
         decided, removed, links = first.blocks, first.removed, first.links
         retry = first.removed[contains(lost, first.keepers)]
         if len(retry):
             logger.info("%d rows take part again: what they duplicated was not kept", len(retry))
             again = self._process(Selection(take=retry), NO_ROWS, len(retry))
-            passed, _ = _verdicts(again)
+            passed, _, _ = _verdicts(again)
             alive = np.union1d(kept, passed)
             second = self._decide(signatures, np.setdiff1d(rows, alive), preferred=kept, conflicts=False)
             decided = [*_restrict(decided, retry, inside=False), *_restrict(second.blocks, retry, inside=True)]
@@ -107,7 +120,6 @@ class Flow:
             removed = np.union1d(np.setdiff1d(removed, retry), gone)
             kept = np.setdiff1d(alive, gone)
             processed, links = [*processed, *again], np.concatenate([links, second.links])
-        self._check_broken(sum(_get(map_blocks(processed, _count_broken))), len(rows))
         if not len(kept):
             raise self._nothing_left(processed, decided, removed)
         shapes = {task.source: task.shape for task in self._tasks}
@@ -127,6 +139,7 @@ class Flow:
         by_source = sum((item[1] for item in counted), Counter[str]())
         broken = sum(item[2] for item in counted)
         self._check_broken(broken, len(rows))
+        self._partitions = min(self._partitions, 1 + len(rows) // _ROWS_PER_PARTITION)
         return blocks, rows, dict(sorted(by_source.items()))
 
     def _estimate(self) -> int:
@@ -154,15 +167,14 @@ class Flow:
         import ray
 
         config = self._config
-        partitions = config.execution.num_partitions
         if conflicts is None:
             conflicts = config.filter.enabled and config.filter.label_conflicts == "review"
         first = ray.put(preferred)
-        equal = find_equal(signatures, partitions, conflicts=conflicts, preferred=first, without=ray.put(without))
+        equal = find_equal(signatures, self._partitions, conflicts=conflicts, preferred=first, without=ray.put(without))
         settled = _get(map_blocks(equal, lambda tables: row_keys(pa.concat_tables(tables))), "comparing records")
         out = ray.put(np.union1d(without, np.concatenate([NO_ROWS, *settled])))
-        near = find_near(signatures, config.dedup, partitions, preferred=first, without=out)
-        blocks = [*equal, *near]
+        near = find_near(signatures, config.dedup, self._partitions, preferred=first, without=out)
+        blocks = [*follow_keepers(equal, near), *near]
         if not config.dedup.enabled:
             blocks = map_blocks(blocks, _only_links)
         return _summary(blocks)
@@ -227,7 +239,7 @@ class Flow:
 
         signatures = map_blocks(processed, sign_kept)
         none = ray.put(NO_ROWS)
-        near = find_near(signatures, config.dedup, config.execution.num_partitions, preferred=none, without=none)
+        near = find_near(signatures, config.dedup, self._partitions, preferred=none, without=none)
         return _summary(near).links
 
     @staticmethod
@@ -269,10 +281,6 @@ def _get(references: list[Any], label: str = "collecting counts") -> list[Any]:
 def _count_rows(tables: list[pa.Table]) -> tuple[UInt64s, Counter[str], int]:
     table = pa.concat_tables(tables)
     return row_keys(table), Counter(table[s.SOURCE].to_pylist()), int(pc.sum(table["broken"]).as_py() or 0)
-
-
-def _count_broken(tables: list[pa.Table]) -> int:
-    return sum(table.num_rows - table[s.ERROR].null_count for table in tables)
 
 
 def _only_links(tables: list[pa.Table]) -> pa.Table:
@@ -317,17 +325,17 @@ def _restrict(blocks: list[Any], rows: UInt64s, *, inside: bool) -> list[Any]:
     return map_blocks(blocks, run)
 
 
-def _verdicts(processed: list[Any]) -> tuple[UInt64s, UInt64s]:
-    """Sorted row keys that are kept, and those that are not."""
+def _verdicts(processed: list[Any]) -> tuple[UInt64s, UInt64s, int]:
+    """Sorted row keys that are kept, those that are not, and how many of these are for quarantine."""
 
-    def run(tables: list[pa.Table]) -> tuple[UInt64s, UInt64s]:
+    def run(tables: list[pa.Table]) -> tuple[UInt64s, UInt64s, int]:
         table = pa.concat_tables(tables)
         kept, rows = kept_rows(table), row_keys(table)
-        return rows[kept], rows[~kept]
+        return rows[kept], rows[~kept], table.num_rows - table[s.ERROR].null_count
 
-    parts = [(NO_ROWS, NO_ROWS), *_get(map_blocks(processed, run))]
-    kept, lost = (np.sort(np.concatenate(column)) for column in zip(*parts, strict=True))
-    return kept, lost
+    parts = [(NO_ROWS, NO_ROWS, 0), *_get(map_blocks(processed, run))]
+    kept, lost, broken = zip(*parts, strict=True)
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(lost)), sum(broken)
 
 
 def _kept(tables: list[pa.Table], removed: UInt64s) -> pa.Table:

@@ -7,6 +7,7 @@ becomes a keyed hash when a pattern finds PII in it. A record whose scan raises 
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ logger = get_logger(__name__)
 
 REDACT, CONTAINS_PII, FAILED = "redact", "contains_pii", "redaction_failed"
 _LONG_NUMBER = 10**6
+_PLAIN_ID, _PLAIN_ID_DIGITS = re.compile(r"[A-Za-z0-9_-]{1,16}"), 6
 _CONTENT = (s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA)
 
 
@@ -34,7 +36,7 @@ class IdScanner:
 
     def stored(self, ids: Sequence[str], derived: Sequence[bool]) -> list[str]:
         """The ids as they are stored: a keyed hash where one was given and holds PII, else unchanged."""
-        given = sorted({id_ for id_, made in zip(ids, derived, strict=True) if not made})
+        given = sorted({id_ for id_, made in zip(ids, derived, strict=True) if not made and not self._plain(id_)})
         if self._config.profile == "none" or not given:
             return list(ids)
         try:
@@ -44,6 +46,12 @@ class IdScanner:
             private = given
         hashed = {id_: self._hash.hex(id_.encode()) for id_ in private}
         return [id_ if made else hashed.get(id_, id_) for id_, made in zip(ids, derived, strict=True)]
+
+    def _plain(self, id_: str) -> bool:
+        """Whether an id is too short and simple for any pattern but the user's own: most are, and need no analyzer."""
+        if self._config.patterns or self._config.deny_list:
+            return False
+        return bool(_PLAIN_ID.fullmatch(id_)) and sum(map(str.isdigit, id_)) <= _PLAIN_ID_DIGITS
 
     def _load(self) -> Any:
         if self._analyzer is None:
