@@ -51,6 +51,7 @@ _NODE_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # jobs log their own progress, one line at a time
 }
 # Would lead the head to another cluster, or (threads) override what Ray gives each worker.
 _NOT_INHERITED = (

@@ -68,7 +68,7 @@ def test_prepare_through_submit_writes_where_the_user_stands(head, tmp_path):
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TICKETS))
     config = tmp_path / "prepare.yaml"
     config.write_text(
-        "input: {paths: [in.jsonl]}\noutput: {path: out}\npii: {profile: fast}\ndedup: {enabled: false}\n"
+        "input: {paths: [in.jsonl]}\noutput: {path: out}\npii: {profile: none}\ndedup: {enabled: false}\n"
     )
     code, result, log = submit(environment, "prepare", "--config", config, "filter.enabled=false", cwd=tmp_path)
     assert code == 0, log
