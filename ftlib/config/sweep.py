@@ -72,7 +72,7 @@ class PrunerConfig(Config):
     """Rule by which a trial is stopped: the worse share at each rung, worse than the median, or never."""
 
     min_steps: Annotated[int, Field(ge=1)] = 10
-    """No trial stops before this many optimiser steps."""
+    """No trial stops before this many optimiser steps. Where `train.eval_every_steps` is not set, trials are validated at this interval."""
 
     reduction_factor: Annotated[int, Field(ge=2)] = 2
     """ASHA keeps one in this many at each rung."""
