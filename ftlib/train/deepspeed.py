@@ -120,7 +120,7 @@ class DeepSpeedZero:
             model=model, optimizer=make_adamw(model, optimizer), config=config, dist_init_required=False
         )
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
         """The module's weights already have the computing precision."""
         return contextlib.nullcontext()
 

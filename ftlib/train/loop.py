@@ -185,11 +185,11 @@ class _Run:
         loss_sum = 0.0
         for turn in range(self.accumulation):
             number = turn * strategy.world_size + strategy.rank
-            batch = self._micro_batch(self.data, samples, number)
+            batch, last = self._micro_batch(self.data, samples, number), turn == self.accumulation - 1
             torch.manual_seed(micro_seed(settings.seed, step, number))
-            with strategy.autocast():
+            with strategy.forwarding(last=last):
                 loss = micro_batch_loss(strategy.module, batch)
-            strategy.backward(loss / total_weight, last=turn == self.accumulation - 1)
+            strategy.backward(loss / total_weight, last=last)
             loss_sum += loss.item()
         grad_norm = strategy.step(rate)
         (loss_sum,) = strategy.sum([loss_sum])
@@ -240,7 +240,7 @@ class _Run:
             number = first + strategy.rank
             if number >= num_micro and not strategy.sharded_forward:
                 break
-            with strategy.autocast():
+            with strategy.forwarding(last=True):
                 loss = micro_batch_loss(
                     strategy.module, self._micro_batch(self.val, samples, min(number, num_micro - 1))
                 )

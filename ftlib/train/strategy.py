@@ -49,8 +49,8 @@ class Strategy(Protocol):
     def prepare(self, model: Any, optimizer: OptimizerSettings, precision: torch.dtype, accumulation: int) -> None:
         """Spread the model and make its optimiser."""
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context of every forward pass."""
+    def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Context of every forward pass; `last`: of the step's last micro-batch on this rank."""
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Accumulate gradients of this rank's share of the loss; `last` in the step reduces them over the ranks."""
@@ -98,7 +98,7 @@ class SingleProcess:
         self._settings, self._precision = optimizer, precision
         self._optimizer = make_adamw(model, optimizer)
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
         """Automatic mixed precision below float32."""
         enabled = self._precision is not torch.float32
         return torch.autocast(self.device.type, dtype=self._precision) if enabled else contextlib.nullcontext()
@@ -162,9 +162,13 @@ class DataParallel(SingleProcess):
         ids = [self.device.index] if self.device.type == "cuda" else None
         self.module = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
+    def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
+        """DDP decides in the forward pass whether the backward pass will reduce."""
+        self.module.require_backward_grad_sync = last
+        return super().forwarding(last=last)
+
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Accumulate; DDP averages over the ranks at the last micro-batch, so the loss is scaled up for a sum."""
-        self.module.require_backward_grad_sync = last
         (loss * self.world_size).backward()  # type: ignore[no-untyped-call]
 
     def sum(self, values: list[float]) -> list[float]:
