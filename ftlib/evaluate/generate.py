@@ -6,6 +6,7 @@ driver holds the questions of the split that is scored, nothing else.
 """
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -145,8 +146,8 @@ def answer_all(plan: GenerationPlan, batches: list[dict[str, str]], num_rows: in
     """Run all batches; returns answers by system and row id. Needs a Ray connection."""
     import ray
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(batches, override_num_blocks=len(batches)).map(
         Answerer,
         fn_constructor_kwargs={"plan": plan},

@@ -59,6 +59,7 @@ from ftlib.text.metrics import exact_match, format_compliance
 logger = get_logger(__name__)
 
 KIND = "evaluation"
+_WORK_FACTOR = 4  # bfloat16 files in fp32, and as much again for states and activations
 RESULTS, METRICS, GATES, REPORT = "results.parquet", "metrics.json", "gates.json", "report.html"
 _ENOUGH_TRAIN_ROWS = 2_000  # to draw a few examples from; a training split may have millions
 
@@ -178,11 +179,11 @@ def _answer(
         systems.append(SystemSpec(BASELINE, source))
         questions = [baseline_question(row, examples, config.baseline) for row in rows]
         batches += make_batches(BASELINE, rows, questions, config.batch_size)
-    found = answer_all(make_plan(config, tuple(systems)), batches, len(rows) * len(systems))
+    found = answer_all(make_plan(config, tuple(systems), len(batches)), batches, len(rows) * len(systems))
     return {system.name: [found[system.name][row.id] for row in rows] for system in systems}
 
 
-def make_plan(config: EvaluateConfig, systems: tuple[SystemSpec, ...]) -> GenerationPlan:
+def make_plan(config: EvaluateConfig, systems: tuple[SystemSpec, ...], num_batches: int) -> GenerationPlan:
     """Share the cluster's CPUs among the actors.
 
     An actor reserves one CPU, or half of one where there is but one for it, and computes with all of its share: the
@@ -195,7 +196,8 @@ def make_plan(config: EvaluateConfig, systems: tuple[SystemSpec, ...]) -> Genera
     gpus = int(resources.get("GPU", 0))
     if config.use_gpu and gpus == 0:
         raise UserError("use_gpu is true but the Ray cluster has no GPU; set use_gpu=false")
-    num_workers = config.num_workers or (gpus if config.use_gpu else max(1, cpus // 2))
+    num_workers = config.num_workers or (gpus if config.use_gpu else _cpu_workers(cpus, resources, systems))
+    num_workers = min(num_workers, num_batches)
     share = max(1, cpus // num_workers)
     answer = task_of(config, "answer")
     return GenerationPlan(
@@ -208,6 +210,16 @@ def make_plan(config: EvaluateConfig, systems: tuple[SystemSpec, ...]) -> Genera
         reserved_cpus=1.0 if share > 1 else 0.5,
         use_gpu=config.use_gpu,
     )
+
+
+def _cpu_workers(cpus: int, resources: Mapping[str, float], systems: Sequence[SystemSpec]) -> int:
+    """One actor for every two CPUs, as far as memory holds a copy of the weights (in fp32, with room to work) for each."""
+    from ftlib.models.source import resolve_source
+
+    folders = {resolve_source(system.source) for system in systems}
+    weights_bytes = sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors"))
+    fitting = int(resources.get("memory", 1 << 60) // max(1, _WORK_FACTOR * weights_bytes))
+    return max(1, min(cpus // 2, fitting))
 
 
 def results_table(config: EvaluateConfig, rows: Sequence[EvalRow], answers: Mapping[str, Sequence[Answer]]) -> Any:

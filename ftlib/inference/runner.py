@@ -34,6 +34,9 @@ class ModelRunner:
     @classmethod
     def load(cls, folder: Path, precision: str = "auto", device: str = "cpu") -> "ModelRunner":
         """Load a resolved model folder (`ftlib.models.source.resolve_source`)."""
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # one line a tensor in the log of every actor
         return cls(load_model(folder, pick_dtype(precision, device), device), load_tokenizer(folder), folder)
 
     @property
