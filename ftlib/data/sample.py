@@ -33,6 +33,11 @@ _DUPLICATE_SHARE = 0.06
 _CONTRADICTION_SHARE = 0.01
 _MAX_CHANCE_JACCARD = 0.5
 _MIN_NEAR_JACCARD = 0.9
+# Words that a near-duplicate changes.
+_SWAPS = {
+    "my": "the", "the": "your", "that": "which", "for": "about", "very": "really", "is": "was", "on": "upon",
+    "and": "but", "not": "never", "this": "it", "to": "towards", "it": "that", "hi,": "hey,", "thanks.": "thx.",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,8 @@ class _Writer:
         if has_pii:
             kinds = rng.sample(sorted(VALUE_MAKERS), rng.choices((1, 2), (5, 1))[0])
             body += [self._pii_sentence(kind) for kind in kinds]
-        pieces = [(f"{greeting} ", None)] if (greeting := rng.choice(phrases.GREETINGS)) else []
+        greeting = rng.choice(phrases.GREETINGS)
+        pieces: list[tuple[str, str | None]] = [(f"{greeting} ", None)] if greeting else []
         for sentence in body:
             pieces += [*sentence, (" ", None)]
         if has_pii and rng.random() < 0.2:
@@ -186,14 +192,12 @@ def exact_copy(ticket: Ticket, rng: random.Random) -> Ticket:
 def near_copy(ticket: Ticket, rng: random.Random) -> Ticket:
     """The ticket with one or two unplanted words changed, at a word-5-gram Jaccard of at least 0.9."""
     original = word_shingles(ticket.text)
-    swaps = {"my": "the", "the": "your", "that": "which", "for": "about", "very": "really", "is": "was", "on": "upon",
-             "and": "but", "not": "never", "this": "it", "to": "towards", "it": "that", "hi,": "hey,", "thanks.": "thx."}  # fmt: skip
     places = [(i, j) for i, (text, label) in enumerate(ticket.pieces) if label is None
-              for j, word in enumerate(text.split(" ")) if word.lower() in swaps]  # fmt: skip
+              for j, word in enumerate(text.split(" ")) if word.lower() in _SWAPS]  # fmt: skip
     candidates: list[Ticket] = []
     for i, j in places:
         words = ticket.pieces[i][0].split(" ")
-        words[j] = swaps[words[j].lower()]
+        words[j] = _SWAPS[words[j].lower()]
         pieces = (*ticket.pieces[:i], (" ".join(words), None), *ticket.pieces[i + 1 :])
         copy = replace(ticket, pieces=pieces)
         if _MIN_NEAR_JACCARD <= jaccard(original, word_shingles(copy.text)) < 1:
@@ -266,23 +270,24 @@ def write_sample(folder: str | Path, num_rows: int = 3000, seed: int = 7) -> dic
     lines += [(None, kind, line) for kind, line in _broken_lines(rng)]
     rng.shuffle(lines)
     line_of = {name: position for position, (name, _, _) in enumerate(lines) if name}
-    truth = {
-        "seed": seed,
-        "num_lines": len(lines),
-        "num_rows": num_rows,
-        "pii": {_id(number): {"line": line_of[_id(number)], "values": planted}
-                for number, ticket in enumerate(corpus.tickets) if (planted := ticket.planted())},
-        **{kind: [{"ids": ids, "lines": [line_of[name] for name in ids]} for ids in groups]
-           for kind, groups in corpus.groups.items()},
-        "broken": [{"line": position, "kind": kind} for position, (name, kind, _) in enumerate(lines) if not name],
-    }  # fmt: skip
+    pii = {
+        _id(number): {"line": line_of[_id(number)], "values": planted}
+        for number, ticket in enumerate(corpus.tickets)
+        if (planted := ticket.planted())
+    }
+    groups = {
+        kind: [{"ids": ids, "lines": [line_of[name] for name in ids]} for ids in found]
+        for kind, found in corpus.groups.items()
+    }
+    broken = [{"line": position, "kind": kind} for position, (name, kind, _) in enumerate(lines) if not name]
+    truth = {"seed": seed, "num_lines": len(lines), "num_rows": num_rows, "pii": pii, **groups, "broken": broken}
     write_bytes(str(Path(folder) / "tickets.jsonl"), b"\n".join(line for _, _, line in lines) + b"\n")
     write_json(str(Path(folder) / "truth.json"), truth)
     return {
         "num_lines": len(lines),
-        "num_pii_values": sum(len(row["values"]) for row in truth["pii"].values()),
-        **{kind: len(groups) for kind, groups in corpus.groups.items()},
-        "broken": len(truth["broken"]),
+        "num_pii_values": sum(len(ticket.planted()) for ticket in corpus.tickets),
+        **{kind: len(found) for kind, found in groups.items()},
+        "broken": len(broken),
     }
 
 

@@ -37,7 +37,9 @@ def score_prepared(truth_path: str | Path, dataset_path: str | Path) -> dict[str
     """
     truth = read_json(str(truth_path))
     texts = {row["id"]: _row_text(row) for split in SPLITS for row in _rows(str(dataset_path), split)}
-    dropped = {row["id"]: f"{row['stage']} {row['reason']}".lower() for row in _rows(str(dataset_path), "dropped.parquet")}
+    dropped = {
+        row["id"]: f"{row['stage']} {row['reason']}".lower() for row in _rows(str(dataset_path), "dropped.parquet")
+    }
     spans: dict[str, list[Span]] = {}
     for row in _rows(str(dataset_path), "redactions.parquet"):
         if row["field"] == "text" or row["field"].startswith("messages"):
@@ -62,7 +64,9 @@ def score_prepared(truth_path: str | Path, dataset_path: str | Path) -> dict[str
         "duplicates_dropped": _dropped_share([*truth["exact_duplicates"], *truth["near_duplicates"]], dropped),
         "exact_duplicates_dropped": exact,
         "near_duplicates_dropped": near,
-        "contradictions_held": _share(sum(any(name not in texts for name in pair["ids"]) for pair in pairs), len(pairs)),
+        "contradictions_held": _share(
+            sum(any(name not in texts for name in pair["ids"]) for pair in pairs), len(pairs)
+        ),
     }
 
 

@@ -86,7 +86,13 @@ def _policy(values: Values, rng: random.Random) -> str:
 
 def _plate(values: Values, rng: random.Random) -> str:
     letters = "".join(rng.choices("ABCDEFGHJKLMNPRSTUVWXYZ", k=3))
-    return rng.choice((f"{letters}-{_digits(rng, 4)}", f"{letters} {_digits(rng, 4)}", f"{rng.randint(1, 9)}{letters}{_digits(rng, 3)}"))
+    return rng.choice(
+        (
+            f"{letters}-{_digits(rng, 4)}",
+            f"{letters} {_digits(rng, 4)}",
+            f"{rng.randint(1, 9)}{letters}{_digits(rng, 3)}",
+        )
+    )
 
 
 VALUE_MAKERS: dict[str, Callable[[Values, random.Random], str]] = {
@@ -99,11 +105,13 @@ VALUE_MAKERS: dict[str, Callable[[Values, random.Random], str]] = {
     "IP_ADDRESS": lambda values, rng: str(values.fakers[0].ipv6() if rng.random() < 0.2 else values.fakers[0].ipv4()),
     "STREET_ADDRESS": _address,
     "DATE_OF_BIRTH": _birth,
-    "ACCOUNT_NUMBER": lambda values, rng: rng.choice((_digits(rng, 8), _digits(rng, 10), f"{_digits(rng, 4)}-{_digits(rng, 6)}")),
+    "ACCOUNT_NUMBER": lambda values, rng: rng.choice(
+        (_digits(rng, 8), _digits(rng, 10), f"{_digits(rng, 4)}-{_digits(rng, 6)}")
+    ),
     "INSURANCE_ID": _policy,
     "USERNAME": _username,
     "PASSWORD": _password,
     "API_KEY": _api_key,
     "URL": lambda values, rng: f"https://{values.fakers[0].domain_name()}/users/{_digits(rng, 5)}",
     "LICENSE_PLATE": _plate,
-}  # fmt: skip
+}

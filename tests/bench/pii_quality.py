@@ -112,7 +112,9 @@ def main() -> None:
     results: dict[str, Any] = {}
     for path in files:
         rows = read_set(path, arguments.rows)
-        results[path.name.removesuffix(".jsonl.gz")] = by_finder = {name: measure(f, rows) for name, f in finders.items()}
+        results[path.name.removesuffix(".jsonl.gz")] = by_finder = {
+            name: measure(f, rows) for name, f in finders.items()
+        }
         for name, figures in by_finder.items():
             print(path.name, name, {key: value for key, value in figures.items() if key != "by_entity"})
             print("   ", ", ".join(f"{entity} {hit}/{n}" for entity, (hit, n) in figures.pop("by_entity").items()))

@@ -16,17 +16,24 @@ from ftlib.text.pii.rules import Rule, RuleRecognizer, result
 
 # Street suffixes of USPS Publication 28, appendix C1, with their usual abbreviations, and a few of other countries.
 _TYPES = (
-    "alle[ey]|all?y|anex|annex|arcade|arc|avenue|ave?|avn?ue|bayou|beach|bch|bend|bnd|bluffs?|blfs?|bottom|btm|boulevard|"
-    "blvd|boul|branch|bridge|brdge|brg|brooks?|burgs?|bypass|byp|camp|canyon|cyn|cape|causeway|cswy|centers?|centres?|ctr|"
-    "circles?|circ?|cliffs?|clfs?|club|common|corners?|cors?|course|crse|courts?|cts?|coves?|cvs?|creek|crk|crescent|cres|"
+    "alle[ey]|all?y|anex|annex|arcade|arc|avenue|ave?|avn?ue|bayou|beach|bch|bend|bnd|bluffs?|blfs?|bottom|btm|"
+    "boulevard|"
+    "blvd|boul|branch|bridge|brdge|brg|brooks?|burgs?|bypass|byp|camp|canyon|cyn|cape|causeway|cswy|centers?|"
+    "centres?|ctr|"
+    "circles?|circ?|cliffs?|clfs?|club|common|corners?|cors?|course|crse|courts?|cts?|coves?|cvs?|creek|crk|"
+    "crescent|cres|"
     "crest|crossing|xing|crossroads?|curve|dale|dam|divide|dv|drives?|drs?|estates?|ests?|expressway|expy|extensions?|"
     "falls?|fls|ferry|fry|fields?|flds?|flats?|flts?|fords?|forests?|frst|forges?|forks?|frks?|fort|ft|freeway|fwy|"
-    "gardens?|gdns?|gateway|gtwy|glens?|greens?|grns?|groves?|grvs?|harbou?rs?|haven|hvn|heights|hts|highway|hwy|hills?|"
-    "hls?|hollow|holw|inlet|islands?|islnds?|isle|junctions?|jcts?|keys?|knolls?|knls?|lakes?|lks?|landing|lndg|lane|ln|"
+    "gardens?|gdns?|gateway|gtwy|glens?|greens?|grns?|groves?|grvs?|harbou?rs?|haven|hvn|heights|hts|highway|hwy|"
+    "hills?|"
+    "hls?|hollow|holw|inlet|islands?|islnds?|isle|junctions?|jcts?|keys?|knolls?|knls?|lakes?|lks?|landing|lndg|"
+    "lane|ln|"
     "lights?|loaf|locks?|lodge|loop|mall|manors?|mnrs?|meadows?|mdws?|mews|mills?|mls?|mission|motorway|mtwy|mount|mt|"
     "mountains?|mtns?|neck|nck|orchard|oval|overpass|parade|parks?|parkways?|pkwys?|pass|passage|path|pike|pines?|pnes|"
-    "plains?|plns?|place|pl|plaza|plz|points?|pts?|ports?|prts?|prairie|pr|quay|radial|radl|ramp|ranch|rapids?|rpds|rest|"
-    "ridges?|rdgs?|river|riv|roads?|rds?|route|rte|row|rue|run|shoals?|shls?|shores?|shrs?|skyway|springs?|spgs?|spurs?|"
+    "plains?|plns?|place|pl|plaza|plz|points?|pts?|ports?|prts?|prairie|pr|quay|radial|radl|ramp|ranch|rapids?|rpds|"
+    "rest|"
+    "ridges?|rdgs?|river|riv|roads?|rds?|route|rte|row|rue|run|shoals?|shls?|shores?|shrs?|skyway|springs?|spgs?|"
+    "spurs?|"
     "squares?|sqs?|station|sta|stravenue|stra|streams?|strm|streets?|sts?|str|summit|smt|terrace|terr?|throughway|trwy|"
     "trace|trce|track|trak|trafficway|trails?|trls?|tunnel|tunl|turnpike|tpke|underpass|upas|unions?|valleys?|vlys?|"
     "viaduct|via|views?|vws?|villages?|vlgs?|ville|vista|vis|walks?|wall|ways?|wells?|wls|wharf|close|garth|gate|green|"
@@ -34,30 +41,44 @@ _TYPES = (
 )
 # Words that are common nouns as well: taken for a street only when a capital stands before them.
 _FIRST_TYPES = (
-    r"via|viale|vicolo|piazza|corso|largo|strada|contrada|rue|avenue|allée|chemin|impasse|quai|place|boulevard|route|calle|avenida|av\.|"
+    r"via|viale|vicolo|piazza|corso|largo|strada|contrada|rue|avenue|allée|chemin|impasse|quai|place|boulevard|"
+    r"route|calle|avenida|av\.|"
     r"paseo|camino|carrer|plaza|rúa|rua|travessa|praça|estrada|rodovia|alameda|ul\.|ulica|al\.|os\.|plac|ulice|ulitsa|"
     r"ulitza|bul\.|strada|str\.|şos\.|calea|bulevardul|jalan|jln\.?|c/|carretera|ronda|passeig"
 )
 _JOINED = (
-    "straße|strasse|str\\.|straat|laan|plein|gracht|kade|dijk|singel|plaats|dreef|hof|gasse|allee|platz|ufer|damm|steig|"
+    "straße|strasse|str\\.|straat|laan|plein|gracht|kade|dijk|singel|plaats|dreef|hof|gasse|allee|platz|ufer|damm|"
+    "steig|"
     "steeg|vägen|väg|gatan|gata|gränd|torget|vej|vejen|gade|gården|stræde|allé|veien|vei|gaten|tie|katu|kuja|polku|"
     "utca|weg|stien|bakken|haugen|lia|toppen|svingen|straede|byvej|stræti|braut|götu|gerði"
 )
 _CUES = (
-    r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|his|her|my|our|their|[\w’']+s)\s)?"
-    r"address(?:es)?(?:['\"]?\s?(?::|=|\bis\b|\bas\b|\bto\b|\bwas\b|\bat\b|\bfrom\b|\bwith\b|\bhas\schanged\sto\b)(?:\sthe\ssame:)?\s*['\"]?|,?\s*\n+\s*)|"
-    r"\b(?:liv(?:e|es|ed|ing)|resid(?:e|es|ed|ing)|locat(?:ed|ion\sis)|stay(?:ing)?|mov(?:e|ed|ing))\s(?:at|to|on|in)\s|"
-    r"\b(?:ship|deliver|mail|send|sent|delivered|shipped|mailed|forward|post)\s(?:(?:it|this|them|my|the|an?)\s)?(?:\w+\s)?to\s|"
-    r"\b(?:our\sstore|offices?|house|home|property|residence|branch|store|shop|location)\s(?:is\s|are\s)?(?:located\s)?(?:at|on|in)\s"
+    r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|"
+    r"his|her|my|our|their|[\w’']+s)\s)?"
+    r"address(?:es)?(?:['\"]?\s?(?::|=|\bis\b|\bas\b|\bto\b|\bwas\b|\bat\b|\bfrom\b|\bwith\b|\bhas\schanged\sto\b)"
+    r"(?:\sthe\ssame:)?\s*['\"]?|,?\s*\n+\s*)|"
+    r"\b(?:liv(?:e|es|ed|ing)|resid(?:e|es|ed|ing)|locat(?:ed|ion\sis)|stay(?:ing)?|mov(?:e|ed|ing))\s(?:at|to|on|"
+    r"in)\s|"
+    r"\b(?:ship|deliver|mail|send|sent|delivered|shipped|mailed|forward|post)\s(?:(?:it|this|them|my|the|an?)\s)?"
+    r"(?:\w+\s)?to\s|"
+    r"\b(?:our\sstore|offices?|house|home|property|residence|branch|store|shop|location)\s(?:is\s|are\s)?"
+    r"(?:located\s)?(?:at|on|in)\s"
 )
 _UP = r"[^\W\d_a-zß-öø-ÿ]"
 _WORD = r"[^\W\d_][\w.'’-]*"
 _CAP_WORD = rf"{_UP}[\w.'’-]*"
 _NUMBER = r"(?:\d{1,6}[A-Za-z]?(?:[-/]\d{1,5}[A-Za-z]?)?)"
-_UNIT = r"(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|block|lot|trailer|dept|penthouse|ph|apto|depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?[\w-]{1,6}\b|\#\s?\d{1,6}\b"
-_POSTAL = r"(?:[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d|\d{5}-\d{3,4}|(?:[A-Z]{1,3}-)?\d{4,6}|\d{3}\s\d{2}|\d{4}\s?[A-Z]{2}|\d{2}-\d{3})(?![\w-])"
+_UNIT = (
+    r"(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|block|lot|trailer|dept|penthouse|ph|apto|"
+    r"depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?[\w-]{1,6}\b|\#\s?\d{1,6}\b"
+)
+_POSTAL = (
+    r"(?:[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d|\d{5}-\d{3,4}|(?:[A-Z]{1,3}-)?\d{4,6}|"
+    r"\d{3}\s\d{2}|\d{4}\s?[A-Z]{2}|\d{2}-\d{3})(?![\w-])"
+)
 _STOP = (
-    r"for|and|or|is|was|are|please|thanks?|thank|i|my|we|our|the|a|an|in|on|with|from|by|that|this|it|as|but|at|have|has|"
+    r"for|and|or|is|was|are|please|thanks?|thank|i|my|we|our|the|a|an|in|on|with|from|by|that|this|it|as|but|at|"
+    r"have|has|"
     r"can|could|would|will|because|so|since|until|when|while|he|she|they|you|your|not|if|dear|hi|hello|regards|phone|"
     r"email|tel|fax|before|after|instead|about|now|also|still|again|to|ordered|order|customer|account|best|sincerely"
 )
@@ -68,13 +89,25 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
     direction = r"(?:(?:[NSEW]{1,2}\.?|North|South|East|West|Northeast|Northwest|Southeast|Southwest)\s+)?"
     stop = rf"(?!(?:{_STOP})\b)"
     name = rf"(?:(?:{stop}{word}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}?"
-    english = rf"(?<![\w.$€£/-])(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})\b\.?(?:\s+[NSEW]{{1,2}}\b\.?)?(?:\s+\d{{1,4}}[A-Za-z]?\b)?"
-    first = rf"(?:(?<![\w.$-]){_NUMBER},?\s+)?(?<![\w])(?i:{_FIRST_TYPES})\s+(?:{stop}[\w.'’-]+\s+){{0,4}}?(?:{stop}{word},?\s+{_NUMBER}\b|\d{{1,4}}\b)"
+    english = (
+        rf"(?<![\w.$€£/-])(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})\b\.?"
+        rf"(?:\s+[NSEW]{{1,2}}\b\.?)?(?:\s+\d{{1,4}}[A-Za-z]?\b)?"
+    )
+    first = (
+        rf"(?:(?<![\w.$-]){_NUMBER},?\s+)?(?<![\w])(?i:{_FIRST_TYPES})\s+(?:{stop}[\w.'’-]+\s+){{0,4}}?"
+        rf"(?:{stop}{word},?\s+{_NUMBER}\b|\d{{1,4}}\b)"
+    )
     numbered_first = rf"(?<![\w.$-]){_NUMBER},?\s+(?i:{_FIRST_TYPES})\s+(?:{stop}{word}(?:\s+|$)){{1,4}}"
-    joined = rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]*(?i:{_JOINED})\s+{_NUMBER}\b|(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]+(?i:{_JOINED})\b(?:\s+\d{{1,4}}\b)?"
+    joined = (
+        rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]*(?i:{_JOINED})\s+{_NUMBER}\b|"
+        rf"(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]+(?i:{_JOINED})\b(?:\s+\d{{1,4}}\b)?"
+    )
     box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}\b|\bpost\soffice\sbox\s+\d{1,8}\b)"
     military = r"(?i:\b(?:PSC|Unit|CMR)\s\d{1,5},?\s(?:Box|Bx)\s\d{1,5}\b)"
-    bracketed = rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?\b(?=\s*(?:,|\n|$|[.;?!)]|(?i:{_UNIT})))"
+    bracketed = (
+        rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?\b(?=\s*(?:,|\n|$|"
+        rf"[.;?!)]|(?i:{_UNIT})))"
+    )
     after_place = rf"(?i:\b(?:at|in|to|near|corner\sof|from)\s)(?P<v>(?:{_UNIT}|(?i:p\.?\s?o\.?\s?box)\s\d+))"
     cued = rf"(?i:{_CUES})(?P<v>(?:{_NUMBER},?\s+{stop}{word}|(?:{_UNIT}))(?:\s+{stop}(?:{word}|\d{{1,5}}))*)"
     return [
@@ -94,7 +127,10 @@ def _part(word: str, flags: int) -> re.Pattern[str]:
     """One part that may follow: unit, code, state, country, or a place before one of these or a line's end."""
     ending = rf"(?=\s*(?:[,.;?!)\"'\\]|\n|$)|\s+(?:{STATE_CODES}|{_POSTAL}|(?i:{COUNTRIES}|{STATE_NAMES}))(?!\w))"
     known = rf"(?i:{_UNIT})|(?:{_POSTAL})|(?:{STATE_CODES})(?!\w)|(?i:{STATE_NAMES}|{COUNTRIES})(?!\w)"
-    place = rf"(?!(?i:{_STOP})\b){word}(?:\s+(?!(?i:{_STOP})\b)(?:{word}|(?i:de|la|del|di|da|do|dos|van|von|le|les|sur|of|an\s+der|am)\b)){{0,4}}{ending}"
+    place = (
+        rf"(?!(?i:{_STOP})\b){word}(?:\s+(?!(?i:{_STOP})\b)(?:{word}|(?i:de|la|del|di|da|do|dos|van|von|le|les|sur|"
+        rf"of|an\s+der|am)\b)){{0,4}}{ending}"
+    )
     return re.compile(rf"{_BLANK}(?:{known})|{_BLANK}{place}", flags)
 
 
@@ -136,9 +172,15 @@ def _grow(text: str, end: int, part: re.Pattern[str], limit: int = 8) -> int:
 
 
 def _code_rules() -> list[Rule]:
-    state_zip = rf"(?<![\w-])(?:(?:{_CAP_WORD}\s+){{0,3}}{_CAP_WORD},\s+)?(?:{STATE_CODES})\.?,?\s+\d{{5}}(?:-\d{{4}})?(?![\w-])"
-    labelled = r"(?i:\b(?:zip|postal|post|area)[\s-]?(?:code|number)?|\bpostcode)(?:['\"]?\s{0,2}(?:\bis\b|\bto\b|:|=)\s{0,2}['\"]?|\s)(?P<v>(?=[A-Za-z -]*\d)[A-Za-z0-9][A-Za-z0-9 -]{2,8}[A-Za-z0-9])(?!\w)"
-    country_code = rf"(?:{COUNTRIES}),?\s+(?P<v>\d{{4,6}})(?![\w-])"
+    state_zip = (
+        rf"(?<![\w-])(?:(?:{_CAP_WORD}\s+){{0,3}}{_CAP_WORD},\s+)?(?:{STATE_CODES})\.?,?\s+\d{{5}}(?:-\d{{4}})?"
+        rf"(?![\w-])"
+    )
+    labelled = (
+        r"(?i:\b(?:zip|postal|post|area)[\s-]?(?:code|number)?|\bpostcode)(?:['\"]?\s{0,2}(?:\bis\b|\bto\b|:|"
+        r"=)\s{0,2}['\"]?|\s)(?P<v>(?=[A-Za-z -]*\d)[A-Za-z0-9][A-Za-z0-9 -]{2,8}[A-Za-z0-9])(?!\w)"
+    )
+    country_code = rf"\b(?:{COUNTRIES}),?\s+(?P<v>\d{{4,6}})(?![\w-])"
     british = r"(?<![\w-])[A-Z]{1,2}\d[A-Z\d]?\s\d[ABD-HJLNP-UW-Z]{2}(?![\w-])"
     canadian = r"(?<![\w-])[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d(?![\w-])"
     nine = r"(?<![\w.$-])\d{5}-\d{4}(?![\w-])"
@@ -150,8 +192,14 @@ def _code_rules() -> list[Rule]:
         Rule("ZIP_CODE", re.compile(british), 0.75, needs_digit=True),
         Rule("ZIP_CODE", re.compile(canadian), 0.75, needs_digit=True),
         Rule("ZIP_CODE", re.compile(nine), 0.6, needs=("-",), needs_digit=True),
-        Rule("STREET_ADDRESS", re.compile(unit), 0.6, needs=("apt", "apartment", "suite", "ste", "flat"), needs_digit=True),
-    ]  # fmt: skip
+        Rule(
+            "STREET_ADDRESS",
+            re.compile(unit),
+            0.6,
+            needs=("apt", "apartment", "suite", "ste", "flat"),
+            needs_digit=True,
+        ),
+    ]
 
 
 def address_recognizers(language: str) -> list[LocalRecognizer]:

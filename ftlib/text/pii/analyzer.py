@@ -104,7 +104,7 @@ def _folded(value: str) -> str:
 
 def _own_rules(config: PiiConfig) -> list[Rule]:
     """Rules from `pii.patterns` and `pii.deny_list`."""
-    rules = []
+    rules: list[Rule] = []
     for pattern in config.patterns:
         compiled = re.compile(pattern.regex)
         if compiled.groups and "v" not in compiled.groupindex:

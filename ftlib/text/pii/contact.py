@@ -42,13 +42,31 @@ def _network_rules() -> list[Rule]:
 
 
 def _phone_rules() -> list[Rule]:
-    international = rf"(?<![\w+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}(?![\w])"
-    nanp = rf"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}(?!\w|-\d)"
-    national = rf"(?<![\w.,+/-])(?:\(0?\d{{1,4}}\)[\s./-]?\d{{2,4}}|0\d{{1,4}}[\s/-]\d{{2,4}})(?:[\s./-]?\d{{2,6}}){{1,4}}{_EXTENSION}(?!\w|-\d)"
+    international = (
+        rf"(?<![\w+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}"
+        rf"(?![\w])"
+    )
+    nanp = (
+        rf"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}"
+        rf"(?!\w|-\d)"
+    )
+    national = (
+        rf"(?<![\w.,+/-])(?:\(0?\d{{1,4}}\)[\s./-]?\d{{2,4}}|0\d{{1,4}}[\s/-]\d{{2,4}})"
+        rf"(?:[\s./-]?\d{{2,6}}){{1,4}}{_EXTENSION}(?!\w|-\d)"
+    )
     pairs = r"(?<![\w.,+/:-])\d{2}([- .])\d{2}(?:\1\d{2}){2,3}(?!\w|[-.]\d)"
-    kind = rf"(?<![\w.,+/-])(?P<v>\+?\(?\d[\d ()./-]{{4,18}}\d{_EXTENSION})[ ]?[-–(]{{0,2}}[ ]?(?:office|fax|home|mobile|cell|work|tel)\b"
-    cue = r"phone|telephone|tel|mobile|cell|cellular|fax|whatsapp|call(?:\s(?:me|us|him|her|them|back))?|reach(?:ed)?|dial|text|sms|ring|contact|hotline|answering|answer"
-    cued = rf"\b(?:{cue})(?:\s(?:number|no\.?|num|phone|line))?(?:[\s:=#.,(\"']|\bis\b|\bat\b|\bon\b|\bme\b|\bus\b|\bto\b){{1,8}}(?P<v>\+?\(?\d[\d\s()./-]{{4,20}}\d{_EXTENSION})(?!\w)"
+    kind = (
+        rf"(?<![\w.,+/-])(?P<v>\+?\(?\d[\d ()./-]{{4,18}}\d{_EXTENSION})[ ]?[-–(]{{0,2}}[ ]?(?:office|fax|home|"
+        rf"mobile|cell|work|tel)\b"
+    )
+    cue = (
+        r"phone|telephone|tel|mobile|cell|cellular|fax|whatsapp|call(?:\s(?:me|us|him|her|them|back))?|reach(?:ed)?|"
+        r"dial|text|sms|ring|contact|hotline|answering|answer"
+    )
+    cued = (
+        rf"\b(?:{cue})(?:\s(?:number|no\.?|num|phone|line))?(?:[\s:=#.,(\"']|\bis\b|\bat\b|\bon\b|\bme\b|\bus\b|"
+        rf"\bto\b){{1,8}}(?P<v>\+?\(?\d[\d\s()./-]{{4,20}}\d{_EXTENSION})(?!\w)"
+    )
     needs = ("phone", "tel", "mobile", "cell", "fax", "whatsapp", "call", "reach", "dial", "text", "sms", "ring",
              "contact", "hotline", "answer")  # fmt: skip
     flags = re.IGNORECASE

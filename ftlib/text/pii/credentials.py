@@ -12,20 +12,31 @@ _ISSUED_KEY = r"""(?<![\w-])(?:
     (?:sk|pk|rk|api|key|tok|whsec|secret)[-_](?:live[-_]|test[-_]|prod[-_]|proj[-_]|ant[-_])?(?=[\w-]*\d)[A-Za-z0-9_-]{8,200}
   | gh[opusr]_[A-Za-z0-9]{20,255} | github_pat_\w{20,255} | glpat-[\w-]{16,64} | xox[abeprs]-[A-Za-z0-9-]{10,200}
   | (?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,20} | AIza[\w-]{30,40} | ya29\.[\w-]{20,255} | SG\.[\w-]{16,32}\.[\w-]{16,64}
-  | hf_[A-Za-z0-9]{20,64} | npm_[A-Za-z0-9]{30,64} | dop_v1_[a-f0-9]{32,64} | shp[ac]t_[a-f0-9]{24,64} | pypi-[\w-]{30,255}
+  | hf_[A-Za-z0-9]{20,64} | npm_[A-Za-z0-9]{30,64} | dop_v1_[a-f0-9]{32,64} | shp[ac]t_[a-f0-9]{24,64}
+  | pypi-[\w-]{30,255}
   | eyJ[\w-]{4,}(?:\.[\w-]+){0,2}(?:\.{3})?
 )(?![\w-])"""
 _PRIVATE_KEY = r"-----BEGIN [A-Z ]*(?:PRIVATE KEY|CERTIFICATE)-----[\s\S]{0,8192}?(?:-----END [A-Z ]+-----|\Z)"
 _SEP = r"['\"]?\s{0,3}(?::=|=>|[:=]|->|\bis\b|\bwas\b|\bto\b)\s{0,3}[`'\"]?"
 _KEY_LABEL = (
-    r"(?:api|access|secret|auth(?:entication|orization)?|client|private|encryption|signing|security|session|bearer|refresh|"
+    r"(?:api|access|secret|auth(?:entication|orization)?|client|private|encryption|signing|security|session|bearer|"
+    r"refresh|"
     r"service|license|activation|webhook|master|deploy|storage|account|consumer)"
     r"[\s_-]?(?:api[\s_-]?)?(?:key|token|secret|id[\s_-]?token)|token|bearer|secret|apikey|x-api-key|credentials?"
 )
-_LABELLED_KEY = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}[_-])?(?:{_KEY_LABEL})(?:\s\w{{1,12}}){{0,2}}?)(?i:{_SEP}|\s)(?i:bearer\s)?(?P<v>[A-Za-z0-9_\-+/=.~]{{8,300}})(?![\w])"
+_LABELLED_KEY = (
+    rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}[_-])?(?:{_KEY_LABEL})(?:\s\w{{1,12}}){{0,2}}?)(?i:{_SEP}|\s)(?i:bearer\s)?"
+    rf"(?P<v>[A-Za-z0-9_\-+/=.~]{{8,300}})(?![\w])"
+)
 _NEAR_KEY = r"(?i:\b(?:key|token|secret)s?\b[^\n]{0,16}?)\b(?P<v>(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{16,128})\b"
-_PASSWORD_LABEL = r"(?:(?<![A-Za-z])(?:\w{1,20}[_-])?|(?<=[a-z])(?-i:(?=P)))(?:password|passwd|passphrase|passcode|pass(?:word)?|pwd|pw)\w{0,8}"
-_PASSWORD = rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}(?i:{_SEP})(?P<v>[^\s'\"`,;<>]{{4,128}})"
+_PASSWORD_LABEL = (
+    r"(?:(?<![A-Za-z])(?:\w{1,20}[_-])?|(?<=[a-z])(?-i:(?=P)))(?:password|passwd|passphrase|passcode|pass(?:word)?|"
+    r"pwd|pw)\w{0,8}"
+)
+_PASSWORD = (
+    rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}(?i:{_SEP})"
+    rf"(?P<v>[^\s'\"`,;<>]{{4,128}})"
+)
 _QUOTED_PASSWORD = rf"(?i:{_PASSWORD_LABEL})[^\n'\"`]{{0,24}}[`'\"](?P<v>[^\s'\"`]{{4,128}})[`'\"]"
 _IDENTIFIED_BY = (
     r"(?i:identified\s(?:with\s\S+\s)?by|requirepass|sshpass\s-p|--password[= ])\s?[`'\"]?(?P<v>[^\s'\"`;,]{4,128})"
@@ -34,21 +45,35 @@ _BARE_PASSWORD = (
     rf"(?i:{_PASSWORD_LABEL})\s[`'\"(]?(?P<v>(?=\S*[\d!@#$%^&*+=?~_-])(?=\S*[A-Za-z])[^\s'\"`,;<>()]{{6,64}})"
 )
 _IN_URL = r"\b[a-z][\w+.-]{1,20}://[^\s:/@]{1,64}:(?P<v>[^\s/@]{1,128})@"
-_PIN = r"(?i:\b(?:pin|passcode|otp|security code|cvv2?|cvc|verification code|access code|one[- ]time code))\b(?:\s(?:code|number))?['\"]?\s{0,2}(?::|=|\bis\b|\bwas\b)?\s{0,2}['\"]?(?P<v>\d{3,8})(?![\w-])"
+_PIN = (
+    r"(?i:\b(?:pin|passcode|otp|security code|cvv2?|cvc|verification code|access code|one[- ]time code))\b(?:\s"
+    r"(?:code|number))?['\"]?\s{0,2}(?::|=|\bis\b|\bwas\b)?\s{0,2}['\"]?(?P<v>\d{3,8})(?![\w-])"
+)
 _USER_LABEL = (
     r"user[\s_-]?(?:name|id)?s?|login(?:[\s_-](?:name|id|user))?|log[\s-]?in|logged in as|signed in as|log in as|"
     r"(?:account|screen|display|nick)[\s_-]?name|handle|uid|sys_?user|db_?user|owner_?id|usr|author_?id|"
-    r"(?:twitter|instagram|telegram|skype|discord|slack|github|linkedin|tiktok|facebook)(?:[\s_-](?:handle|id|name|user(?:name)?|account))?"
+    r"(?:twitter|instagram|telegram|skype|discord|slack|github|linkedin|tiktok|facebook)(?:[\s_-](?:handle|id|name|"
+    r"user(?:name)?|account))?"
 )
-_USERNAME = rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}_)?(?:{_USER_LABEL}))(?:['\"]?\s{{0,3}}(?i:=>|[:=]|\bis\b|\bwas\b|\bas\b|->)\s{{0,3}}[`'\"]?|\s[`'\"(]|\s(?=@)|\s(?=[\w.-]*[\d_]))(?P<v>@?[A-Za-z][\w.-]{{1,38}}\w)(?![\w@])"
+_USERNAME = (
+    rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}_)?(?:{_USER_LABEL}))(?:['\"]?\s{{0,3}}(?i:=>|[:=]|\bis\b|\bwas\b|\bas\b|"
+    rf"->)\s{{0,3}}[`'\"]?|\s[`'\"(]|\s(?=@)|\s(?=[\w.-]*[\d_]))(?P<v>@?[A-Za-z][\w.-]{{1,38}}\w)(?![\w@])"
+)
 _ASSIGNED_USER = r"(?i:\w{0,20}user)['\"]?\s{0,3}(?::=|=>|[:=])\s{0,3}['\"`](?P<v>[A-Za-z][\w.-]{2,39})['\"`]"
-_AT_HOST = r"(?i:\b(?:ssh|scp|sftp|rsync|su|sudo -u|chown|mysql -u|psql -u|-u)\s(?:-\S+\s(?:\S+\s)?)?)['\"]?(?P<v>[A-Za-z_][\w.-]{2,31})(?=['\"]?@|['\"\s:]|$)"
+_AT_HOST = (
+    r"(?i:\b(?:ssh|scp|sftp|rsync|su|sudo -u|chown|mysql -u|psql -u|-u)\s(?:-\S+\s(?:\S+\s)?)?)['\"]?"
+    r"(?P<v>[A-Za-z_][\w.-]{2,31})(?=['\"]?@|['\"\s:]|$)"
+)
 _SQL_USER = r"'(?P<v>[A-Za-z_][\w.-]{1,63})'@'"
-_BY_USER = r"(?i:\buser|\baccount|\bby|\bfrom|\bfor|\bas)\s['\"`]?(?P<v>(?=[a-z._-]*[\d_])[a-z][a-z0-9]*(?:[._-]?[a-z0-9]+){0,4})['\"`]?(?![\w@./-])"
+_BY_USER = (
+    r"(?i:\buser|\baccount|\bby|\bfrom|\bfor|\bas)\s['\"`]?(?P<v>(?=[a-z._-]*[\d_])[a-z][a-z0-9]*"
+    r"(?:[._-]?[a-z0-9]+){0,4})['\"`]?(?![\w@./-])"
+)
 _HOME = r"(?:/home/|/Users/|C:\\Users\\)(?P<v>[A-Za-z][\w.-]{1,31})(?=[/\\\s'\":]|$)"
 
 _NOT_SECRET = re.compile(
-    r"(?i)(?:true|false|null|none|required|expired|invalid|incorrect|wrong|reset|changed?|please|your|with|that|this|been|"
+    r"(?i)(?:true|false|null|none|required|expired|invalid|incorrect|wrong|reset|changed?|please|your|with|that|"
+    r"this|been|"
     r"https?:|\[?redacted.*|\*+|x+|\.+|os\.\w+.*|process\.env.*|getenv.*|\$\{?\w*\}?|<.*|.*\(\)?|string|str|int|bytes|"
     r"not|stored|hashed|working|correct|very|hidden|secret|token|password|username|and|the|for|sent|valid|missing|here)"
 )
@@ -105,20 +130,44 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
     rules = [
         Rule("API_KEY", re.compile(_ISSUED_KEY, re.VERBOSE), 0.95),
         Rule("API_KEY", re.compile(_PRIVATE_KEY), 1.0, needs=("-----begin",)),
-        Rule("API_KEY", re.compile(_LABELLED_KEY), 0.85, needs=("key", "token", "bearer", "secret", "credential"), accept=_is_key),
-        Rule("API_KEY", re.compile(r"(?<![\w/+.-])[A-Za-z0-9_+/-]{24,256}={0,2}(?![\w/+.-])"), 0.6, needs_digit=True, accept=_is_random),
+        Rule(
+            "API_KEY",
+            re.compile(_LABELLED_KEY),
+            0.85,
+            needs=("key", "token", "bearer", "secret", "credential"),
+            accept=_is_key,
+        ),
+        Rule(
+            "API_KEY",
+            re.compile(r"(?<![\w/+.-])[A-Za-z0-9_+/-]{24,256}={0,2}(?![\w/+.-])"),
+            0.6,
+            needs_digit=True,
+            accept=_is_random,
+        ),
         Rule("API_KEY", re.compile(_NEAR_KEY), 0.75, needs=("key", "token", "secret"), needs_digit=True),
         Rule("PASSWORD", re.compile(_PASSWORD), 0.9, needs=password_words, accept=_stated_password),
         Rule("PASSWORD", re.compile(_QUOTED_PASSWORD), 0.85, needs=password_words, accept=_is_password),
         Rule("PASSWORD", re.compile(_BARE_PASSWORD), 0.7, needs=password_words, accept=_stated_password),
-        Rule("PASSWORD", re.compile(_IDENTIFIED_BY), 0.9, needs=("identified", "requirepass", "sshpass", "--password"), accept=_is_password),
+        Rule(
+            "PASSWORD",
+            re.compile(_IDENTIFIED_BY),
+            0.9,
+            needs=("identified", "requirepass", "sshpass", "--password"),
+            accept=_is_password,
+        ),
         Rule("PASSWORD", re.compile(_IN_URL), 0.9, needs=("://",)),
         Rule("PASSWORD", re.compile(_PIN), 0.8, needs=("pin", "code", "otp", "cvv", "cvc"), needs_digit=True),
         Rule("USERNAME", re.compile(_USERNAME), 0.8, accept=_is_username),
         Rule("USERNAME", re.compile(_ASSIGNED_USER), 0.75, needs=("user",), accept=_is_username),
-        Rule("USERNAME", re.compile(_AT_HOST), 0.7, needs=("ssh", "scp", "rsync", "su", "chown", "-u"), accept=_is_username),
+        Rule(
+            "USERNAME",
+            re.compile(_AT_HOST),
+            0.7,
+            needs=("ssh", "scp", "rsync", "su", "chown", "-u"),
+            accept=_is_username,
+        ),
         Rule("USERNAME", re.compile(_SQL_USER), 0.9, needs=("'@'",)),
         Rule("USERNAME", re.compile(_HOME), 0.7, needs=("/home/", "/users/", "\\users\\"), accept=_is_username),
         Rule("USERNAME", re.compile(_BY_USER), 0.6, needs_digit=True, accept=_looks_like_login),
-    ]  # fmt: skip
+    ]
     return [RuleRecognizer("CredentialRecognizer", rules, language)]

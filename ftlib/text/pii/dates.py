@@ -9,15 +9,24 @@ from presidio_analyzer import LocalRecognizer
 
 from ftlib.text.pii.rules import Rule, RuleRecognizer
 
-_MONTH = r"(?:jan(?:uary|\.)?|feb(?:ruary|\.)?|mar(?:ch|\.)?|apr(?:il|\.)?|may|june?|july?|aug(?:ust|\.)?|sept?(?:ember|\.)?|oct(?:ober|\.)?|nov(?:ember|\.)?|dec(?:ember|\.)?)"
+_MONTH = (
+    r"(?:jan(?:uary|\.)?|feb(?:ruary|\.)?|mar(?:ch|\.)?|apr(?:il|\.)?|may|june?|july?|aug(?:ust|\.)?|sept?(?:ember|"
+    r"\.)?|oct(?:ober|\.)?|nov(?:ember|\.)?|dec(?:ember|\.)?)"
+)
 _TIME = r"(?:[T ,]\s?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?\s?(?:[ap]m)?\s?(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})?)?"
 _YEAR = r"(?:1[89]|20)\d{2}"
 _ISO = rf"(?<![\w./-]){_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.](?:0?[1-9]|[12]\d|3[01])(?!\d){_TIME}(?![\w/-])"
-_NUMERIC = rf"(?<![\w./-])(?:(?:0?[1-9]|1[0-2])([-/.])(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|1[0-2]))(?:\1|\2)(?:{_YEAR}|\d{{2}})(?!\d){_TIME}(?![\w/-]|\.\d)"
+_NUMERIC = (
+    rf"(?<![\w./-])(?:(?:0?[1-9]|1[0-2])([-/.])(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|"
+    rf"1[0-2]))(?:\1|\2)(?:{_YEAR}|\d{{2}})(?!\d){_TIME}(?![\w/-]|\.\d)"
+)
 _DAY_FIRST = rf"(?<!\w)\d{{1,2}}(?:st|nd|rd|th)?[\s-](?:of\s)?{_MONTH}(?:,?[\s-]{_YEAR}|[\s-]\d{{2}})?\b{_TIME}"
 _MONTH_FIRST = rf"(?<!\w){_MONTH}\s\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s{_YEAR})?(?![\w%])(?!\.\d|:\d){_TIME}"
 _MONTH_YEAR = rf"(?<!\w){_MONTH},?\s{_YEAR}\b"
-_BIRTH = rf"\b(?:dob|d\.o\.b\.?|date of birth|birth[\s_-]?date|birthday|born(?:\son)?)['\"]?\s{{0,2}}(?:is|was|:|=|-)?\s{{0,2}}['\"]?(?P<v>\d{{1,4}}[-/. ]\d{{1,2}}[-/. ]\d{{1,4}}|\d{{8}}|(?:in\s)?{_YEAR}\b)"
+_BIRTH = (
+    rf"\b(?:dob|d\.o\.b\.?|date of birth|birth[\s_-]?date|birthday|born(?:\son)?)['\"]?\s{{0,2}}(?:is|was|:|=|"
+    rf"-)?\s{{0,2}}['\"]?(?P<v>\d{{1,4}}[-/. ]\d{{1,2}}[-/. ]\d{{1,4}}|\d{{8}}|(?:in\s)?{_YEAR}\b)"
+)
 _LOG = rf"(?<![\w/])\d{{1,2}}/{_MONTH}/{_YEAR}(?::\d{{2}}){{3}}(?:\s[+-]\d{{4}})?"
 _OLD = r"(?:9\d|1[0-2]\d)"
 _AGE = rf"\b(?:aged?|age\sof|turn(?:ed|ing|s)?)[\s:=]{{1,2}}(?P<v>{_OLD})\b(?!\s?(?:%|days?|hours?|minutes?))"

@@ -14,7 +14,10 @@ _SEPARATOR = r"(?:['\"]?\s{0,3}(?:\bis\b|\bwas\b|\bof\b|:|=>|=|\#|-|–|—|\()?
 _VALUE = r"(?P<v>(?=[\w./-]*\d)[A-Za-z0-9](?:[\w]|[./-](?=\w)){2,39})(?![\w@])"
 _SPACED_DIGITS = r"(?P<v>\d{2,6}(?:[ -]\d{2,6}){1,5}|(?=[\w-]*\d)[A-Za-z0-9](?:\w|[./-](?=\w)){3,39})(?![\w@])"
 
-_PLATE = r"(?P<v>\d{1,3}[ -]?[A-Z]{1,4}[ -]?\d{0,4}|[A-Z]{1,4}\d{0,2}[ -]?[A-Z]{0,3}[ -]?\d{1,5}(?:[ -]?[A-Z]{1,3}\b)?)(?![\w@])"
+_PLATE = (
+    r"(?P<v>\d{1,3}[ -]?[A-Z]{1,4}[ -]?\d{0,4}|[A-Z]{1,4}\d{0,2}[ -]?[A-Z]{0,3}[ -]?\d{1,5}(?:[ -]?[A-Z]{1,3}\b)?)"
+    r"(?![\w@])"
+)
 
 # Entity → labels as alternatives; `+` after a label means that a word such as "number" or "id" must follow it.
 _LABELS: dict[str, tuple[str, ...]] = {
@@ -34,7 +37,8 @@ _LABELS: dict[str, tuple[str, ...]] = {
     "CREDIT_CARD": ("credit card", "debit card", "card", "visa", "mastercard", "amex"),
     "EMPLOYEE_ID": ("employee", "emp", "staff+", "badge", "personnel", "payroll", "worker+", "associate+"),
     "CASE_NUMBER": ("case", "docket", "matter+", "cause no", "court file", "file+", "incident+", "complaint+", "bar+"),
-    "DRIVER_LICENSE": (r"driver['’]?s?\s?licen[cs]e", r"driving\s?licen[cs]e", "dl", "licen[cs]e", r"driver['’]?s?\s?id"),
+    "DRIVER_LICENSE": (r"driver['’]?s?\s?licen[cs]e", r"driving\s?licen[cs]e", "dl",
+                       "licen[cs]e", r"driver['’]?s?\s?id"),
     "PASSPORT": ("passport", "travel document", "visa+", "green card", "alien+", "uscis"),
     "LICENSE_PLATE": (r"licen[cs]e\s?plate", "number plate", "plate", "vehicle registration", "registration+", "tag+"),
     "VIN": ("vin", "chassis", "vehicle identification"),

@@ -24,8 +24,20 @@ _NATIONAL = (
 )
 
 
+# Prefixes of standards, regulations and products, whose numbers identify no one.
+_PUBLIC_SERIES = tuple(
+    """
+ISO IEC RFC CVE CWE NDC ANSI NIST UTF SHA AES RSA HTTP ICD CPT IEEE DIN EN USB CD ASTM PEP JSR COVID SARS GPT
+FIPS SAE UL FDA CFR USC ATC EC EU PCI SOC HL RTX GTX MP CC GPL BSD LM ED FY
+""".split()  # noqa: SIM905
+)
+
+
 def _rules() -> list[Rule]:
-    card = r"(?<![\w.+-])(?:[2-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|3\d{3}[ -]?\d{6}[ -]?\d{4,5}|[3-6]\d{12})(?![\w-])"
+    card = (
+        r"(?<![\w.+-])(?:[2-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|3\d{3}[ -]?\d{6}[ -]?\d{4,5}|"
+        r"[3-6]\d{12})(?![\w-])"
+    )
     grouped = r"(?<![\w.+-])[3-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?![\w-])"
     masked = r"(?<![\w])(?:[*xX•]{4}[ -]?){2,3}\d{4}(?!\w)"
     iban = r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Z0-9])"
@@ -68,8 +80,11 @@ def _rules() -> list[Rule]:
 
 def _identifier_rules() -> list[Rule]:
     """Identifiers by shape alone: a prefix of capitals and a run of digits, as registries number things."""
-    public = "ISO|IEC|RFC|CVE|CWE|NDC|ANSI|NIST|UTF|SHA|AES|RSA|HTTP|ICD|CPT|IEEE|DIN|EN|USB|CD|ASTM|PEP|JSR|COVID|SARS|GPT|FIPS|SAE|UL|FDA|CFR|USC|ATC|EC|EU|PCI|SOC|HL|RTX|GTX|MP|CC|GPL|BSD|LM|ED|FY"  # fmt: skip
-    prefixed = rf"(?<![\w-])(?!(?:{public})-)[A-Z]{{2,6}}-(?=[A-Z0-9-]*\d{{2}})[A-Z0-9]{{2,16}}(?:-[A-Z0-9]{{1,12}}){{0,3}}(?![\w-])"
+    public = "|".join(_PUBLIC_SERIES)
+    prefixed = (
+        rf"(?<![\w-])(?!(?:{public})-)[A-Z]{{2,6}}-(?=[A-Z0-9-]*\d{{2}})[A-Z0-9]{{2,16}}"
+        rf"(?:-[A-Z0-9]{{1,12}}){{0,3}}(?![\w-])"
+    )
     letters_then_digits = r"(?<![\w-])[A-Z]{1,3}\d{6,10}[A-Z]?(?![\w-])"
     mixed = r"(?<![\w-])(?=[A-Z0-9]*[A-Z])(?=(?:[A-Z0-9]*\d){4})[A-Z0-9]{8,16}(?![\w-])"
     bare = r"(?<![\w.,$€£#/:+=-])\d{8,12}(?!\w|[.,:/-]\d|\s?[%€£])"
