@@ -24,6 +24,8 @@ from ftlib.core.logging import get_logger
 logger = get_logger(__name__)
 
 PROBE_TIMEOUT_S = 5.0
+START_TIMED_OUT = "timed out during startup"
+"""What Ray says when its daemons need more than 30 s to come up."""
 _LONGEST_TEMP_DIR = 30  # a session's socket path adds about 65 characters and may hold 107 in all
 _MIN_LOCAL_CPUS = 2
 
@@ -64,14 +66,7 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
     try:
         _use_own_token()
         logger.info("starting a Ray cluster of %d CPUs for this job", cpus)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            configure_logging=True,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-        )
+        _start_ray(cpus, folder)
         yield Cluster(ray.get_runtime_context().gcs_address, owned=True)
     finally:
         ray.shutdown()
@@ -81,6 +76,27 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
                 os.environ[name] = value
         reload_authentication()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray(cpus: int, folder: str) -> None:
+    """Start the cluster; once more where Ray gave up on a busy machine (its limit of 30 s is fixed)."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+            return
+        except Exception as error:
+            if last or START_TIMED_OUT not in str(error):
+                raise
+            logger.warning("Ray did not start within its 30 s; trying once more")
+            ray.shutdown()
 
 
 @contextmanager

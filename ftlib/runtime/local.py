@@ -16,6 +16,7 @@ Starting again finds the living head; a dead one is cleared away and replaced. S
 """
 
 import argparse
+import json
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import get_logger, setup_logging
 from ftlib.core.secrets import API_KEYS, REDACTION_KEY
 from ftlib.core.storage import read_json, state_home, write_json
-from ftlib.runtime.cluster import short_temp_dir, usable_cpus
+from ftlib.runtime.cluster import START_TIMED_OUT, short_temp_dir, usable_cpus
 from ftlib.runtime.envfile import write_env
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
 
@@ -42,6 +44,7 @@ START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 10.0
 _LEFT_OVER_TIMEOUT_S = 4.0  # worker nodes without a head would wait much longer for it
 _POLL_S = 0.3
+_REQUEST_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 1_500_000_000
 _NODE_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -90,10 +93,20 @@ class Head:
         }
 
     def is_alive(self) -> bool:
-        """Whether the process runs and both the GCS and the dashboard listen."""
-        host, _, port = self.address.rpartition(":")
-        dashboard_port = int(self.dashboard_url.rpartition(":")[2])
-        return self.process.is_alive() and _listens(host, int(port)) and _listens("127.0.0.1", dashboard_port)
+        """Whether the process runs and its dashboard counts a living node."""
+        return self.process.is_alive() and self.num_alive_nodes() > 0
+
+    def num_alive_nodes(self) -> int:
+        """Living nodes as the dashboard counts them; 0 when it does not answer."""
+        try:
+            token = self.token_file.read_text(encoding="utf-8").strip()
+            headers = {"Authorization": f"Bearer {token}"}
+            request = urllib.request.Request(f"{self.dashboard_url}/nodes?view=summary", headers=headers)
+            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
+                nodes = json.load(response)["data"]["summary"]
+        except (OSError, ValueError, KeyError):
+            return 0
+        return sum(node.get("raylet", {}).get("state") == "ALIVE" for node in nodes)
 
 
 def _secret_files(state: Path) -> dict[str, str]:
@@ -131,7 +144,13 @@ def start(state: Path, cpus: int | None = None, endpoint_port: int = 8000) -> He
     state.mkdir(parents=True, exist_ok=True)
     for name, path in {"ray_token": state / "ray_token", **_secret_paths(state)}.items():
         make_secret(path, prefix="sk-ftlib-" if name == API_KEYS else "")
-    head = _launch(state, cpus or usable_cpus(), endpoint_port)
+    try:
+        head = _launch(state, cpus or usable_cpus(), endpoint_port)
+    except UserError as error:
+        if START_TIMED_OUT not in str(error):
+            raise
+        logger.warning("Ray did not start within its 30 s; trying once more")
+        head = _launch(state, cpus or usable_cpus(), endpoint_port)
     comment = f"How to reach the local cluster of this checkout: source {state / 'env'}"
     write_env(state / "env", head.environment(), comment, bin_dir=Path(sys.executable).parent)
     return head
@@ -254,14 +273,6 @@ def _preferred(port: int, otherwise: int) -> int:
         except OSError:
             return otherwise
     return port
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 def node_ip() -> str:

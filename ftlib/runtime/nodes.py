@@ -8,9 +8,7 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
@@ -29,10 +27,10 @@ def add_workers(head: Head, count: int, cpus: int) -> None:
 
     Raises UserError when one does not come up.
     """
-    wanted = len(alive_nodes(head)) + count
+    wanted = head.num_alive_nodes() + count
     children = [_launch(head, number, cpus) for number in range(1, count + 1)]
     deadline = time.monotonic() + START_TIMEOUT_S
-    while len(alive_nodes(head)) < wanted:
+    while head.num_alive_nodes() < wanted:
         dead = [child for child in children if child.poll() is not None]
         if dead or time.monotonic() > deadline:
             logs = ", ".join(str(path) for path in sorted(head.state.glob("worker-*.log")))
@@ -64,16 +62,3 @@ def _launch(head: Head, number: int, cpus: int) -> "subprocess.Popen[bytes]":
             cwd=folder,
             env=head_environment(head.state, head.cluster_id),
         )
-
-
-def alive_nodes(head: Head) -> list[dict[str, Any]]:
-    """The living nodes as the dashboard knows them (`node_id`, `is_head_node`, …)."""
-    token = head.token_file.read_text(encoding="utf-8").strip()
-    request = urllib.request.Request(f"{head.dashboard_url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            answer = json.load(response)
-    except OSError as error:
-        raise UserError(f"the dashboard at {head.dashboard_url} does not list its nodes: {error}") from error
-    nodes: list[dict[str, Any]] = answer["data"]["result"]["result"]
-    return [node for node in nodes if node["state"] == "ALIVE"]
