@@ -34,15 +34,20 @@ def run(config: PipelineConfig) -> dict[str, Any]:
 
     stages = [(name, _checked(CLASSES[name], values)) for name, values in stage_configs(config).items()]
     results: dict[str, Any] = {}
-    with connect(config.cluster):
+    with connect(config.cluster) as cluster:
         for number, (name, stage) in enumerate(stages, 1):
             logger.info("pipeline %d/%d: %s", number, len(stages), name)
             try:
                 results[name] = _job(name)(stage)
             except GateError as error:
                 raise GateError(str(error), {"stages": results, "stopped_at": name, **error.result}) from error
-    last = results["deploy"] if "deploy" in results else results["promote"]
-    return {"manifest": results["promote"]["manifest"], "stages": results, "endpoint": last.get("endpoint")}
+        endpoint = results.get("deploy", {}).get("url")
+        if cluster.owned and endpoint:
+            from serve_apps.deploy import keep_serving
+
+            logger.warning("%s is served until this job ends (Ctrl-C): its cluster is this job's own", endpoint)
+            keep_serving()
+    return {"manifest": results["promote"]["manifest"], "stages": results, "endpoint": endpoint}
 
 
 def _checked(cls: Any, values: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m jobs.quickstart`: the guided tour behind `make quickstart`, from raw tickets to an endpoint."""
+"""`python -m jobs.quickstart [JOB.key.path=value ...]`: the tour behind `make quickstart`, from tickets to an endpoint."""
 
 import sys
 from pathlib import Path
@@ -58,7 +58,7 @@ def main() -> int:
     """Walk through the steps; returns the exit code."""
     setup_logging()
     try:
-        run_tour(Hooks(write_corpus, score_corpus, pick_question, ask_base), Path.cwd())
+        run_tour(Hooks(write_corpus, score_corpus, pick_question, ask_base), Path.cwd(), sys.argv[1:])
     except FtlibError as error:
         logger.error("%s", error)
         return error.exit_code

@@ -9,12 +9,12 @@ logs/`.
 import re
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ftlib.core.errors import FtlibError
+from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import format_duration
 from ftlib.core.storage import read_json
 from ftlib.runtime import local
@@ -24,6 +24,7 @@ from ftlib.runtime.submit import submit
 
 CONFIGS = Path("jobs/configs/quickstart")
 FOLDER = Path(".ftlib/quickstart")
+JOBS = ("prepare", "sweep", "evaluate", "promote", "deploy")
 _OWN_LINE = re.compile(r"\d\d:\d\d:\d\d ([A-Z]) ftlib\.[\w.]+: (.*)")
 _READY_TIMEOUT_S = 30.0
 _REQUEST_TIMEOUT_S = 120.0
@@ -57,6 +58,7 @@ class Tour:
 
     hooks: Hooks
     root: Path
+    overrides: dict[str, list[str]] = field(default_factory=dict)
     show: Callable[[str], None] = lambda line: print(line, flush=True)
     started: float = field(default_factory=time.monotonic)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -78,9 +80,12 @@ class Step:
     run: Callable[[Tour], None]
 
 
-def run_tour(hooks: Hooks, root: Path) -> None:
-    """Walk through all steps; raises FtlibError when one fails, with the place of its log."""
-    tour = Tour(hooks, root)
+def run_tour(hooks: Hooks, root: Path, overrides: Sequence[str] = ()) -> None:
+    """Walk through all steps; raises FtlibError when one fails, with the place of its log.
+
+    An override is `JOB.key.path=value`, for example `sweep.search.num_trials=2`.
+    """
+    tour = Tour(hooks, root, group_overrides(overrides))
     steps = tour_steps()
     clock = Estimate([step.expected_s for step in steps])
     for number, step in enumerate(steps, 1):
@@ -91,6 +96,17 @@ def run_tour(hooks: Hooks, root: Path) -> None:
         step.run(tour)
         clock.record(number - 1, time.monotonic() - begun)
     tour.show("\n" + summary(tour))
+
+
+def group_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Overrides by the job that their first part names; raises UserError for another first part."""
+    groups: dict[str, list[str]] = {job: [] for job in JOBS}
+    for override in overrides:
+        job, _, rest = override.partition(".")
+        if job not in groups or "=" not in rest:
+            raise UserError(f"{override!r} is not of the form JOB.key.path=value with a JOB of {', '.join(JOBS)}")
+        groups[job].append(rest)
+    return groups
 
 
 class Estimate:
@@ -171,7 +187,7 @@ def _promote(tour: Tour) -> None:
 
 def _deploy(tour: Tour) -> None:
     assert tour.head is not None and tour.question is not None, "earlier steps set them"
-    _submit(tour, "deploy", [f"http.port={tour.head.endpoint_port}"])
+    _submit(tour, "deploy", f"http.port={tour.head.endpoint_port}")
     wait_ready(endpoint_root(tour.head))
     question = tour.question
     tour.show(_indent(f"ticket    {_one_line(question.messages[-1]['content'])}"))
@@ -183,13 +199,14 @@ def _deploy(tour: Tour) -> None:
         tour.show(_indent(f"{label:<9} {_one_line(answer)}"))
 
 
-def _submit(tour: Tour, job: str, overrides: list[str] | None = None) -> None:
+def _submit(tour: Tour, job: str, *own: str) -> None:
     logs = tour.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with open(logs / f"{job}.log", "w", encoding="utf-8") as file:
         echo = _Echo(tour, file)
-        outcome = submit(job, str(tour.root / CONFIGS / f"{job}.yaml"), overrides or [], echo=echo)
+        overrides = [*own, *tour.overrides.get(job, [])]
+        outcome = submit(job, str(tour.root / CONFIGS / f"{job}.yaml"), overrides, echo=echo)
     tour.results[job] = outcome.result
     if outcome.exit_code:
         reason = outcome.result.get("message") or outcome.result["status"]
