@@ -1,4 +1,4 @@
-"""`python -m jobs.quickstart [JOB.key.path=value ...]`: the tour behind `make quickstart`, from tickets to an endpoint."""
+"""`python -m jobs.quickstart [JOB.key.path=value ...]`: the tour behind `make quickstart`, tickets to endpoint."""
 
 import sys
 from pathlib import Path

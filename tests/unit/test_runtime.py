@@ -16,7 +16,7 @@ from ftlib.runtime.cluster import probe, short_temp_dir
 from ftlib.runtime.local import _secret_paths, free_ports, make_secret
 from ftlib.runtime.preflight import check_output
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
-from ftlib.runtime.quickstart import Estimate, metrics_table
+from ftlib.runtime.quickstart import Estimate, group_overrides, metrics_table
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", ":6379", "http://127.0.0.1:8265"])
@@ -135,3 +135,11 @@ def test_table_pairs_base_and_tuned():
     )
     assert len(lines) == 3 and lines[2].split()[:3] == ["exact", "match", "0.100"]
     assert lines[2].index("0.100") == lines[0].index("base")
+
+
+def test_overrides_of_the_tour_name_their_job():
+    groups = group_overrides(["sweep.search.num_trials=2", "evaluate.gates=[]", "sweep.seed=1"])
+    assert groups["sweep"] == ["search.num_trials=2", "seed=1"] and groups["evaluate"] == ["gates=[]"]
+    for wrong in ("train.seed=1", "sweep", "sweep.seed"):
+        with pytest.raises(UserError, match="is not of the form JOB"):
+            group_overrides([wrong])
