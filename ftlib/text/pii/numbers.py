@@ -54,7 +54,7 @@ def _rules() -> list[Rule]:
     caught = re.IGNORECASE
     return [
         Rule("CREDIT_CARD", re.compile(card), 1.0, needs_digit=True, accept=checksums.card),
-        Rule("CREDIT_CARD", re.compile(grouped), 0.7, needs_digit=True),
+        Rule("CREDIT_CARD", re.compile(grouped), 0.86, needs_digit=True),
         Rule("CREDIT_CARD", re.compile(masked), 0.6, needs_digit=True),
         Rule("IBAN_CODE", re.compile(iban, caught), 1.0, needs_digit=True, accept=checksums.iban),
         Rule("IBAN_CODE", re.compile(iban), 0.6, needs_digit=True, accept=checksums.iban_length),
