@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ftlib.core.errors import UserError
 from ftlib.core.storage import write_bytes, write_json
 from ftlib.data import sample_phrases as phrases
 from ftlib.data.sample_values import VALUE_MAKERS, Values
@@ -302,14 +303,18 @@ def main() -> None:
     score.add_argument("--truth", required=True)
     score.add_argument("--dataset", required=True)
     arguments = parser.parse_args()
-    if arguments.command == "score":
-        from ftlib.data.sample_score import score_prepared
-
-        print(json.dumps(score_prepared(arguments.truth, arguments.dataset)))
-    elif arguments.out:
-        print(json.dumps(write_sample(arguments.out, arguments.rows, arguments.seed)))
-    else:
+    if arguments.command != "score" and not arguments.out:
         parser.error("--out is needed")
+    try:
+        if arguments.command == "score":
+            from ftlib.data.sample_score import score_prepared
+
+            result = score_prepared(arguments.truth, arguments.dataset)
+        else:
+            result = write_sample(arguments.out, arguments.rows, arguments.seed)
+    except UserError as error:
+        parser.exit(error.exit_code, f"{error}\n")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
