@@ -24,7 +24,7 @@ from ftlib.registry.manifest import build_manifest, work_key, write_manifest
 from serve_apps.app import AdapterArgs, AppArgs, build_app
 from serve_apps.auth import KeyRing, is_loopback, read_keys
 
-logger = get_logger(__name__)
+logger = get_logger(f"ftlib.{__name__}")
 
 KIND = "deployment"
 _POLL_S = 0.5
@@ -73,7 +73,7 @@ def deploy(config: DeployConfig) -> dict[str, Any]:
 
 
 def resolve_models(config: DeployConfig) -> tuple[dict[str, str], list[AdapterArgs]]:
-    """The base (`source`, `name`, `fingerprint`) and the adapters by content; raises UserError where one does not fit."""
+    """The base (`source`, `name`, `fingerprint`) and the adapters by content; UserError where one does not fit."""
     from ftlib.models.adapt import check_adapter
     from ftlib.models.fingerprint import model_fingerprint
     from ftlib.models.source import resolve_source
@@ -153,8 +153,8 @@ def _check_address(config: DeployConfig, running: tuple[str, int] | None) -> Non
     if running is not None:
         if running != (host, port):
             raise UserError(
-                f"http {host}:{port}: Ray Serve already listens on {running[0]}:{running[1]} in this cluster and has one "
-                f"address for all applications; deploy there (http.port={running[1]}), or stop it first: serve shutdown"
+                f"http {host}:{port}: Ray Serve listens on {running[0]}:{running[1]} in this cluster already and has "
+                f"one address for all applications; deploy there (http.port={running[1]}), or: serve shutdown"
             )
         _check_route(config)
         return
@@ -190,10 +190,13 @@ def _url(config: DeployConfig) -> str:
 
 
 def _serve(config: DeployConfig, args: AppArgs) -> None:
-    """Start Serve if need be and put the application on it; returns when its replicas run."""
+    """Start Serve if need be and put the application on it; returns when its replicas run.
+
+    A new application that does not come up is deleted; of one that is replaced the old replicas go on."""
     import logging
 
     from ray import serve
+    from ray.serve.api import _run
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
@@ -201,12 +204,21 @@ def _serve(config: DeployConfig, args: AppArgs) -> None:
         http_options={"host": config.http.host, "port": config.http.port},
         logging_config={"enable_access_log": False},
     )
-    try:
-        serve.run(build_app(args), name=config.app_name, route_prefix=_route(config.app_name))
-    except RuntimeError as error:
-        status = serve.status().applications.get(config.app_name)
-        message = status.message if status is not None else str(error)
-        raise UserError(f"the application {config.app_name} did not start: {message}") from error
+    existed = config.app_name in serve.status().applications
+    # `serve.run` would wait for ever for a CPU that is not there.
+    _run(build_app(args), _blocking=False, name=config.app_name, route_prefix=_route(config.app_name))
+    deadline = time.monotonic() + config.ready_timeout_s
+    while (status := serve.status().applications[config.app_name]).status != "RUNNING":
+        failed = status.status in ("DEPLOY_FAILED", "UNHEALTHY")
+        if failed or time.monotonic() > deadline:
+            details = [f"{name}: {item.message}" for name, item in status.deployments.items() if item.message]
+            if not existed:
+                serve.delete(config.app_name, _blocking=False)
+            raise UserError(
+                f"the application {config.app_name} {'failed' if failed else 'is not running'} after "
+                f"{config.ready_timeout_s:.0f} s at most: {'; '.join(details) or status.message or status.status}"
+            )
+        time.sleep(_POLL_S)
 
 
 def _wait_ready(url: str, timeout_s: float) -> list[str]:

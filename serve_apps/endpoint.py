@@ -22,7 +22,7 @@ from serve_apps.errors import ApiError
 from serve_apps.metrics import EndpointMetrics
 from serve_apps.schema import ChatRequest, CompletionRequest, SamplingParameters
 
-logger = get_logger(__name__)
+logger = get_logger(f"ftlib.{__name__}")
 
 _RETRY_AFTER_S = 2
 

@@ -14,7 +14,7 @@ from serve_apps.endpoint import Endpoint, Generation, sse, whole_answer
 from serve_apps.errors import ApiError
 from serve_apps.schema import ChatRequest, CompletionRequest, parse
 
-logger = get_logger(__name__)
+logger = get_logger(f"ftlib.{__name__}")
 
 MAX_BODY_BYTES = 8 << 20
 

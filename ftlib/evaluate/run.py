@@ -213,7 +213,7 @@ def make_plan(config: EvaluateConfig, systems: tuple[SystemSpec, ...], num_batch
 
 
 def _cpu_workers(cpus: int, resources: Mapping[str, float], systems: Sequence[SystemSpec]) -> int:
-    """One actor for every two CPUs, as far as memory holds a copy of the weights (in fp32, with room to work) for each."""
+    """One actor for every two CPUs, as far as memory holds the weights (in fp32, with room to work) for each."""
     from ftlib.models.source import resolve_source
 
     folders = {resolve_source(system.source) for system in systems}
