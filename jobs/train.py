@@ -14,7 +14,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
         return {"manifest": None, "plan": dry_run(config)}
     from ftlib.runtime.cluster import connect
     from ftlib.train.driver import run_training
+    from ftlib.train.preflight import check_run
 
+    check_run(config)  # before a cluster is started for it
     with connect(config.cluster):
         result = run_training(config)
     return {

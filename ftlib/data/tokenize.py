@@ -135,7 +135,7 @@ def _pieces(row: dict[str, Any], tokenizer: Any, limit: int) -> tuple[list[tuple
 
 
 def truncate(ids: list[int], mask: list[bool], limit: int) -> tuple[list[int], list[bool]]:
-    """Cut a sequence to `limit` tokens: from the left, keeping one token before the last answer, then from the right."""
+    """Cut a sequence to `limit` tokens: from the left up to one token before the last answer, then from the right."""
     excess = len(ids) - limit
     if excess <= 0 or not any(mask):
         return ids[:limit], mask[:limit]
@@ -154,6 +154,7 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
         raise UserError("the split has no Parquet files; prepare the dataset again")
     items = [{"number": number, "path": path} for number, path in enumerate(files)]
     arguments = {"target": str(target), "settings": settings, "limit": limit}
+    ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_tokenize_file, fn_kwargs=arguments)
     results = sorted(dataset.take_all(), key=lambda result: result["number"])
     num_rows = sum(result["num_rows"] for result in results)

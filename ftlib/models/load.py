@@ -39,7 +39,9 @@ def load_model(
         UserError: the folder holds no causal language model, or `four_bit` is not possible here.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     options: dict[str, Any] = {
         "dtype": dtype,
         "local_files_only": True,

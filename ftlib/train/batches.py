@@ -23,6 +23,8 @@ class MicroBatch:
     """int64[B, K]: the tokens that follow them."""
     weights: torch.Tensor
     """float32[B, K]: the targets' loss weights."""
+    sequence_lengths: list[list[int]]
+    """For each row the lengths of its sequences, padding included; S in sum."""
 
 
 def collate(packs: Sequence[Pack], pad_id: int, device: torch.device) -> MicroBatch:
@@ -37,18 +39,25 @@ def collate(packs: Sequence[Pack], pad_id: int, device: torch.device) -> MicroBa
         positions[row, size:] = np.arange(longest - size)
     kept = np.flatnonzero(weights[:, 1:].any(axis=0))
     targets, target_weights = ids[:, 1:][:, kept], weights[:, 1:][:, kept]
-    tensors = (torch.from_numpy(array).to(device) for array in (ids, positions, kept, targets, target_weights))
-    return MicroBatch(*tensors)
+    arrays = {"input_ids": ids, "position_ids": positions, "kept": kept, "targets": targets, "weights": target_weights}
+    return MicroBatch(
+        **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()},
+        sequence_lengths=[np.diff([*np.flatnonzero(row == 0), longest]).tolist() for row in positions],
+    )
 
 
-def micro_batch_loss(model: Any, batch: MicroBatch) -> torch.Tensor:
+def micro_batch_loss(model: Any, batch: MicroBatch, *, by_sequence: bool = False) -> torch.Tensor:
     """Sum over learnt tokens of weight × negative log-likelihood, float32 scalar.
 
     Attention is block-diagonal: with no attention mask, transformers finds the sequences of a pack where position ids
-    restart.
+    restart; `by_sequence` models (`ftlib.train.attention`) are told the lengths.
     """
     logits = model(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        logits_to_keep=batch.kept,
+        **({"sequence_lengths": batch.sequence_lengths} if by_sequence else {}),
     ).logits
     losses = functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
     return (losses * batch.weights.flatten()).sum()

@@ -18,7 +18,7 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
-from ftlib.train.preflight import RunInputs, check_run
+from ftlib.train.preflight import RunInputs, check_resources, check_run
 from ftlib.train.result import ADAPTER, MODEL
 
 logger = get_logger(__name__)
@@ -67,6 +67,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / MANIFEST).unlink(missing_ok=True)
     write_json(str(run_dir / CONFIG), config.resolved())
+    check_resources(config)
     work = _packed_work(config, inputs, run_dir, resume_key)
     outcome = _fit(config, work, on_eval)
     if outcome["status"] == "diverged":

@@ -24,6 +24,7 @@ from ftlib.core.logging import get_logger
 from ftlib.data.pack import PackedSplit
 from ftlib.models.adapt import AdapterSpec, add_adapter
 from ftlib.models.load import load_model, load_tokenizer
+from ftlib.train.attention import use_packed_attention
 from ftlib.train.batches import MicroBatch, collate, micro_batch_loss
 from ftlib.train.checkpoint import Checkpoint, list_checkpoints, mark_best, prune_checkpoints, save_checkpoint
 from ftlib.train.metrics import MetricsWriter, step_line
@@ -127,6 +128,7 @@ class _Run:
         with strategy.loading(settings.precision):
             model = load_model(settings.model_folder, dtype, _load_device(strategy), four_bit=settings.kind == "qlora")
         model.config.use_cache = False
+        self.by_sequence = use_packed_attention(model, strategy.device)
         if settings.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if adapted:
@@ -188,7 +190,7 @@ class _Run:
             batch, last = self._micro_batch(self.data, samples, number), turn == self.accumulation - 1
             torch.manual_seed(micro_seed(settings.seed, step, number))
             with strategy.forwarding(last=last):
-                loss = micro_batch_loss(strategy.module, batch)
+                loss = micro_batch_loss(strategy.module, batch, by_sequence=self.by_sequence)
             strategy.backward(loss / total_weight, last=last)
             loss_sum += loss.item()
         grad_norm = strategy.step(rate)
@@ -240,10 +242,9 @@ class _Run:
             number = first + strategy.rank
             if number >= num_micro and not strategy.sharded_forward:
                 break
+            batch = self._micro_batch(self.val, samples, min(number, num_micro - 1))
             with strategy.forwarding(last=True):
-                loss = micro_batch_loss(
-                    strategy.module, self._micro_batch(self.val, samples, min(number, num_micro - 1))
-                )
+                loss = micro_batch_loss(strategy.module, batch, by_sequence=self.by_sequence)
             loss_sum += loss.item() if number < num_micro else 0.0
         strategy.module.train()
         (total,) = strategy.sum([loss_sum])

@@ -24,7 +24,7 @@ class RunInputs:
 
 
 def check_run(config: TrainConfig) -> RunInputs:
-    """Find data and model; raises UserError for whatever would fail later."""
+    """Find data and model; raises UserError for whatever would fail later. Needs no cluster."""
     from ftlib.data.prepared import open_prepared
     from ftlib.models.fingerprint import model_fingerprint
     from ftlib.models.source import resolve_source
@@ -35,7 +35,6 @@ def check_run(config: TrainConfig) -> RunInputs:
         raise UserError(f"data.path={config.data.path}: its train split is empty")
     folder = resolve_source(config.model.source, config.model.revision)
     _check_model(config, folder)
-    _check_resources(config)
     files = {name: digest for name, digest in prepared.manifest["files"].items() if name.startswith(("train/", "val/"))}
     return RunInputs(
         files={split: prepared.files(split) for split, count in counts.items() if count},
@@ -81,8 +80,8 @@ def has_chat_template(folder: Path) -> bool:
     return path.exists() and bool(read_json(str(path)).get("chat_template"))
 
 
-def _check_resources(config: TrainConfig) -> None:
-    """Warn, not fail: a cluster may grow."""
+def check_resources(config: TrainConfig) -> None:
+    """Warn when the connected cluster is too small; not an error, because a cluster may grow."""
     import ray
 
     scaling, have = config.scaling, ray.cluster_resources()

@@ -1,6 +1,7 @@
 """What a Ray Train worker runs: from plain values to the loop's settings, strategy and device."""
 
 import os
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other, at every start
     setup_logging()
     import torch
 

@@ -1,0 +1,120 @@
+"""Runs under Ray Train: a killed worker, a stop by the sweep, runs that are found again, data that teaches nothing."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftlib.config.train import TrainConfig
+from ftlib.core.errors import DivergedError, UserError
+from ftlib.registry.manifest import read_manifest
+from ftlib.train import driver
+from ftlib.train.driver import run_training
+from ftlib.train.loop import train
+from ftlib.train.strategy import SingleProcess
+from ftlib.train.worker import loop_settings
+from tests.prepared_data import small_prepared, write_prepared
+from tests.training_cases import conversations, records
+
+
+class KillOnceThenStop:
+    """Kills its own worker with SIGKILL at step 4 the first time, and stops the run at step 6."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> bool:
+        if step == 4 and not self.flag.exists():
+            self.flag.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step == 6
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tiny_model) -> TrainConfig:
+    root = tmp_path_factory.mktemp("training")
+    small_prepared(root / "data")
+    return TrainConfig.model_validate(
+        {
+            "data": {"path": str(root / "data")},
+            "model": {"source": str(tiny_model)},
+            "output": {"path": str(root / "runs")},
+            "method": {"rank": 4, "dropout": 0.1},
+            "optim": {"learning_rate": 0.01},
+            "train": {
+                "max_steps": 8, "global_batch_size": 4, "max_seq_len": 128, "precision": "float32",
+                "eval_every_steps": 2, "keep_checkpoints": 1,
+            },
+            "scaling": {"num_workers": 2},
+            "seed": 5,
+        }
+    )  # fmt: skip
+
+
+def changed(config: TrainConfig, **sections) -> TrainConfig:
+    values = config.model_dump()
+    for section, changes in sections.items():
+        values[section] |= changes
+    return TrainConfig.model_validate(values)
+
+
+def test_killed_worker_costs_time_but_not_the_result(ray_local, config, tmp_path, monkeypatch):
+    works = []
+    packed = driver._packed_work
+    monkeypatch.setattr(driver, "_packed_work", lambda *args: works.append(packed(*args)) or works[-1])
+    flag = tmp_path / "killed"
+    result = run_training(config, KillOnceThenStop(flag))
+    assert flag.exists()
+    assert result.stopped_early
+
+    # The same run in this process, with no worker lost.
+    device = torch.device("cpu")
+    settings = replace(loop_settings(config, works[0], device), run_dir=tmp_path / "alone")
+    settings.run_dir.mkdir()
+    alone = train(settings, SingleProcess(device), lambda step, metrics: step == 6)
+    assert result.val_loss == pytest.approx(alone.val_loss, rel=1e-4)
+    run_dir = Path(result.path)
+    losses = [record["loss"] for record in records(settings.run_dir, "train")]
+    assert [record["loss"] for record in records(run_dir, "train")] == pytest.approx(losses, rel=1e-4)
+    name = "adapter/adapter_model.safetensors"
+    for key, tensor in load_file(settings.run_dir / name).items():
+        torch.testing.assert_close(load_file(run_dir / name)[key], tensor, rtol=1e-2, atol=1e-4)
+
+    manifest = read_manifest(result.path, "run")
+    assert manifest["base"]["fingerprint"]
+    assert manifest["files"].keys() >= {name, "adapter/chat_template.jinja"}
+    assert len(list((run_dir / "checkpoints").iterdir())) <= 2
+
+    # Found again at once, whatever the number of workers; not by one that wants the whole run.
+    monkeypatch.setattr(driver, "_fit", lambda *args: pytest.fail("trained again"))
+    began = time.monotonic()
+    again = run_training(changed(config, scaling={"num_workers": 1}), KillOnceThenStop(flag))
+    assert again == result
+    assert time.monotonic() - began < 20
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        run_training(config)
+
+
+def test_diverged_run_is_told_apart(ray_local, config):
+    hot = changed(
+        config,
+        optim={"learning_rate": 1e30, "max_grad_norm": 1e30},
+        parallel={"strategy": "ddp"},
+        scaling={"num_workers": 1, "max_failures": 0},
+    )
+    with pytest.raises(DivergedError, match=r"diverged at step \d.*optim\.learning_rate"):
+        run_training(hot)
+
+
+def test_rows_that_teach_nothing_abort_before_any_worker_starts(ray_local, config, tmp_path):
+    rows = conversations(20)
+    rows[3]["messages"] = rows[3]["messages"][:1]
+    data = write_prepared(tmp_path / "data", train=rows, val=conversations(3, seed=1))
+    with pytest.raises(UserError, match=r"1 of 20 rows supervise no token.*row-0-3"):
+        run_training(changed(config, data={"path": str(data)}))
+    assert not list(Path(config.output.path).glob("run-*/checkpoints/.*"))
