@@ -13,6 +13,7 @@ from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS
 from ftlib.data.redact import FAILED
+from ftlib.data.schema import SPLITS
 from ftlib.data.report import Facts, build_report, write_report
 from ftlib.data.write import write_files
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
@@ -86,6 +87,9 @@ def output_folder(path: str) -> Iterator[str]:
             fs.rm_file(f"{inner.rstrip('/')}/{name}")
     if fs.exists(inner):
         fs.rm(inner, recursive=True)
+    for split in SPLITS:
+        # Nothing on an object store; file systems behind a URI need their folders.
+        fs.makedirs(f"{inner.rstrip('/')}/{split}", exist_ok=True)
     try:
         yield path
     except BaseException:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
 from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree_reduce
-from ftlib.text.components import components, forest, star_edges, verify
+from ftlib.text.components import forest, members, star_edges, verify
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import Shingles, band_keys, choose_bands, shingle, signatures
 from ftlib.text.normalize import normalize
@@ -247,7 +247,7 @@ def find_near(
     merged = tree_reduce(forests, lambda left, right: forest(np.concatenate([left, right])))
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
-        rows, roots = components(ray.get(merged))
+        rows, roots = members(ray.get(merged))
         table = _present(tables, ray.get(without))
         table = table.filter(pa.array(contains(rows, row_keys(table))))
         table = table.select([*_IDENTITY, "label_hash", "bands", "shingles"])

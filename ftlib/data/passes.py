@@ -12,17 +12,19 @@ from typing import Any
 import pyarrow as pa
 
 from ftlib.config.prepare import FilterConfig, PiiConfig
+from ftlib.core.errors import UserError
 from ftlib.core.logging import Progress, get_logger
 from ftlib.data import schema as s
 from ftlib.data.dedup import SIGNATURE, SignSettings, sign
 from ftlib.data.filter import apply_filters
 from ftlib.data.read import ReadSettings, Selection, read_records
-from ftlib.data.redact import Redactor
+from ftlib.data.redact import redactor_class
 from ftlib.data.rows import ReadTask
 
 logger = get_logger(__name__)
 
 _BATCHES_PER_BLOCK = 4
+_BLOCK_BYTES = 32 << 20
 _CPUS_FOR_ONE_READ = 16
 
 
@@ -50,6 +52,7 @@ def configure_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = _BLOCK_BYTES
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -63,7 +66,12 @@ def read_tables(tasks: Sequence[ReadTask], settings: ReadSettings, resources: Re
     def read(batch: pa.Table) -> Iterator[pa.Table]:
         chosen: Selection | None = None if selection is None else ray.get(selection)
         for number in batch["task"].to_pylist():
-            yield from read_records(plan[number], settings, chosen)
+            try:
+                yield from read_records(plan[number], settings, chosen)
+            except FileNotFoundError:
+                raise UserError(
+                    f"{plan[number].path}: a worker does not see this file; put it where all nodes do, or at a URI"
+                ) from None
 
     numbers = [{"task": number} for number in range(len(plan))]
     return ray.data.from_items(numbers, override_num_blocks=len(plan)).map_batches(
@@ -85,8 +93,7 @@ def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) 
     from ray.data import ActorPoolStrategy
 
     return dataset.repartition(target_num_rows_per_block=config.batch_size * _BATCHES_PER_BLOCK).map_batches(
-        Redactor,
-        fn_constructor_args=(config, key),
+        redactor_class(config, key),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=resources.num_actors, initial_size=resources.num_actors),

@@ -157,6 +157,16 @@ class Redactor:
         return texts, rows
 
 
+def redactor_class(config: PiiConfig, key: bytes) -> type[Redactor]:
+    """A `Redactor` that needs no arguments: Ray Data exports those of an operator as metadata, a key among them."""
+
+    class KeyedRedactor(Redactor):
+        def __init__(self) -> None:
+            super().__init__(config, key)
+
+    return KeyedRedactor
+
+
 def _fail(record: dict[str, Any]) -> None:
     record.update({**dict.fromkeys(_CONTENT), s.LABEL: None, s.ERROR: FAILED, s.FINDINGS: [], s.STAGE: None})
 

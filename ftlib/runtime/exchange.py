@@ -17,6 +17,7 @@ from ftlib.core.logging import Progress
 
 Block = TypeVar("Block")
 MAPS_PER_CPU = 2
+MAX_BLOCKS_PER_MAP = 16
 _POLL_S = 1.0
 
 
@@ -92,11 +93,11 @@ def gather(references: Sequence[Any], label: str, logger: logging.Logger) -> lis
 
 
 def group_blocks(blocks: Sequence[Any]) -> list[Sequence[Any]]:
-    """Cut a list of blocks into at most `MAPS_PER_CPU` groups for each CPU of the cluster."""
+    """Cut a list of blocks into groups: `MAPS_PER_CPU` for each CPU, more where a task's memory needs it."""
     import ray
 
     wanted = max(1, int(ray.cluster_resources().get("CPU", 1)) * MAPS_PER_CPU)
-    size = max(1, -(-len(blocks) // wanted))
+    size = min(max(1, -(-len(blocks) // wanted)), MAX_BLOCKS_PER_MAP)
     return [blocks[start : start + size] for start in range(0, len(blocks), size)]
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ftlib.text.components import MAX_WITNESSES, components, forest, star_edges, verify
+from ftlib.text.components import MAX_WITNESSES, components, forest, members, star_edges, verify
 from ftlib.text.keyed import KeyedHash
 from ftlib.text.minhash import Shingles, band_keys, jaccard, shingle, signatures
 
@@ -36,6 +36,14 @@ def edges():
 def test_components_equal_a_search(edges):
     rows, roots = components(edges)
     assert dict(zip(rows.tolist(), roots.tolist(), strict=True)) == search(edges)
+
+
+def test_members_of_a_forest_are_its_components(edges):
+    rows, roots = members(forest(edges))
+    expected_rows, expected_roots = components(edges[edges[:, 0] != edges[:, 1]])
+    assert np.array_equal(rows, expected_rows)
+    assert np.array_equal(roots, expected_roots)
+    assert len(members(np.empty((0, 2), dtype=np.uint64))[0]) == 0
 
 
 def test_a_forest_has_the_same_components_and_no_cycle(edges):

@@ -87,9 +87,9 @@ def test_common_columns(tmp_path):
     assert second[s.DERIVED] and len(second[s.ID]) == 24
 
 
-def as_csv(rows):
+def as_csv(rows, **options):
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["input", "output", "id"])
+    writer = csv.DictWriter(out, ["input", "output", "id"], **options)
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue().encode()
@@ -118,10 +118,10 @@ ROWS = [{"input": f'question {i}, "quoted"\nsecond line', "output": f"answer {i}
         ("a.jsonl.zst", as_zst),
         ("a.csv", as_csv),
         ("a.csv.gz", lambda rows: gzip.compress(as_csv(rows))),
-        ("a.tsv", lambda rows: b"\xef\xbb\xbfinput\toutput\tid\n" + as_csv(rows).split(b"\n", 1)[1].replace(b'",', b'"\t').replace(b"\xc3\xa9,", b"\xc3\xa9\t")),
+        ("a.tsv", lambda rows: b"\xef\xbb\xbf" + as_csv(rows, delimiter="\t")),
         ("a.parquet", as_parquet),
     ],
-)  # fmt: skip
+)
 def test_formats_give_the_same_records(tmp_path, name, encode):
     path = tmp_path / name
     path.write_bytes(encode(ROWS))

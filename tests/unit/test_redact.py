@@ -1,4 +1,4 @@
-"""Redaction of whole records: every field is scanned, offsets point at the original, and a failure keeps the row back."""
+"""Redaction of whole records: every field is scanned, offsets point at the original, a failure keeps the row back."""
 
 import json
 
