@@ -13,8 +13,8 @@ from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS
 from ftlib.data.redact import FAILED
-from ftlib.data.schema import SPLITS
 from ftlib.data.report import Facts, build_report, write_report
+from ftlib.data.schema import SPLITS
 from ftlib.data.write import write_files
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
 from ftlib.text.minhash import PERMUTATION_SEED, choose_bands
