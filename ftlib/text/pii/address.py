@@ -70,7 +70,7 @@ _CAP_WORD = rf"{_UP}[\w.'’-]*"
 _NUMBER = r"(?:\d{1,6}[A-Za-z]?(?:[-/]\d{1,5}[A-Za-z]?)?)"
 _UNIT = (
     r"(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|block|lot|trailer|dept|penthouse|ph|apto|"
-    r"depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?[\w-]{1,6}\b|\#\s?\d{1,6}\b"
+    r"depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?(?=[\w-]*\d|[A-Za-z]\b)[\w-]{1,6}\b|\#\s?\d{1,6}\b"
 )
 _POSTAL = (
     r"(?:[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d|\d{5}-\d{3,4}|(?:[A-Z]{1,3}-)?\d{4,6}|"
@@ -82,7 +82,7 @@ _STOP = (
     r"can|could|would|will|because|so|since|until|when|while|he|she|they|you|your|not|if|dear|hi|hello|regards|phone|"
     r"email|tel|fax|before|after|instead|about|now|also|still|again|to|ordered|order|customer|account|best|sincerely"
 )
-_BLANK = r"(?:[ \\t]*\\n[>?|*#\\ \\t-]{1,6}|\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*,?[ \t]*|[ \t]+-[ \t]+|[ \t]+)"
+_BLANK = r"(?:[ \t]*\n[>?|*#\t -]{1,6}|\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*,?[ \t]*|[ \t]+-[ \t]+|[ \t]+)"
 
 
 def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
@@ -90,7 +90,7 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
     stop = rf"(?!(?:{_STOP})\b)"
     name = rf"(?:(?:{stop}{word}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}?"
     english = (
-        rf"(?<![\w.$€£/-])(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})\b\.?"
+        rf"(?<![\w.$€£/-])(?:\d{{1,4}}\s+)?(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})\b\.?"
         rf"(?:\s+[NSEW]{{1,2}}\b\.?)?(?:\s+\d{{1,4}}[A-Za-z]?\b)?"
     )
     first = (
@@ -104,11 +104,14 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
     )
     box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}\b|\bpost\soffice\sbox\s+\d{1,8}\b)"
     military = r"(?i:\b(?:PSC|Unit|CMR)\s\d{1,5},?\s(?:Box|Bx)\s\d{1,5}\b)"
+    post = r"(?i:\b(?:(?:USS|USNS|USNV|USCGC)\s\w+\s*,?\s*)?\b(?:APO|FPO|DPO)\s(?:AA|AE|AP)\s\d{5}\b)"
+    corner = rf"(?i:\b(?:the\s)?corner\sof\s)(?:[\w.'’-]+\s){{1,6}}?(?i:and)\s(?:{stop}{word}\s?){{1,4}}"
     bracketed = (
-        rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?\b(?=\s*(?:,|\n|$|"
+        rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}|[^\W\d_]\.){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?\b(?=\s*"
+        rf"(?:,|\n|$|"
         rf"[.;?!)]|(?i:{_UNIT})))"
     )
-    after_place = rf"(?i:\b(?:at|in|to|near|corner\sof|from)\s)(?P<v>(?:{_UNIT}|(?i:p\.?\s?o\.?\s?box)\s\d+))"
+    after_place = rf"(?i:\b(?:at|in|to|near|corner\sof|from)\s)(?P<v>(?!\#)(?:{_UNIT}))"
     cued = rf"(?i:{_CUES})(?P<v>(?:{_NUMBER},?\s+{stop}{word}|(?:{_UNIT}))(?:\s+{stop}(?:{word}|\d{{1,5}}))*)"
     return [
         (re.compile(english, flags), 0.85),
@@ -117,6 +120,8 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
         (re.compile(joined, flags), 0.75),
         (re.compile(box, flags), 0.9),
         (re.compile(military), 0.85),
+        (re.compile(post), 0.85),
+        (re.compile(corner, flags), 0.7),
         (re.compile(bracketed, flags), 0.55),
         (re.compile(after_place, flags), 0.6),
         (re.compile(cued, flags), 0.7),

@@ -21,7 +21,7 @@ from ftlib.text.pii.dates import date_recognizers
 from ftlib.text.pii.finding import Finding, merge_findings
 from ftlib.text.pii.labelled import labelled_recognizers
 from ftlib.text.pii.names import name_recognizers
-from ftlib.text.pii.ner import SpacyNer, resolve_pipeline
+from ftlib.text.pii.ner import SpacyNer, plausible, resolve_pipeline
 from ftlib.text.pii.numbers import number_recognizers
 from ftlib.text.pii.profiles import needs_ner, profile_entities
 from ftlib.text.pii.rules import Rule, RuleRecognizer
@@ -90,7 +90,8 @@ class PiiAnalyzer:
                 if item.entity_type in self._entities:
                     candidates.append(Finding(item.start, item.end, item.entity_type, round(float(item.score), 4)))
         kept = [finding for finding in candidates if self._keep(text, finding)]
-        return merge_findings([*kept, *(echo for echo in _echoes(text, kept) if self._keep(text, echo))])
+        further = [*_echoes(text, kept), *(_enumerated(text, kept) if "PERSON" in self._entities else ())]
+        return merge_findings([*kept, *(finding for finding in further if self._keep(text, finding))])
 
     def _keep(self, text: str, finding: Finding) -> bool:
         if finding.score < self._config.score_threshold:
@@ -143,6 +144,27 @@ def _echoes(text: str, findings: Iterable[Finding]) -> Iterator[Finding]:
                 yield Finding(match.start(), match.end(), entity, round(score, 4))
 
 
+def _enumerated(text: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Capitalised neighbours of a person in a list: `Eklund, Warren and Batista`."""
+    for finding in findings:
+        if finding.entity != "PERSON" or finding.score < _MIN_LIST_SCORE:
+            continue
+        position = finding.end
+        while match := _NEXT_IN_LIST.match(text, position):
+            if plausible("PERSON", match["v"]):
+                yield Finding(*match.span("v"), "PERSON", 0.5)
+            position = match.end()
+        position = finding.start
+        while match := _LAST_IN_LIST.search(text, max(0, position - 64), position):
+            if plausible("PERSON", match["v"]):
+                yield Finding(*match.span("v"), "PERSON", 0.5)
+            position = match.start("v")
+
+
+_MIN_LIST_SCORE = 0.6
+_LISTED = r"(?P<v>[^\W\d_a-zß-öø-ÿ][^\W\d_]+(?:-[^\W\d_]+)?)"
+_NEXT_IN_LIST = re.compile(rf"(?:,? (?:and|&|or)|,) {_LISTED}(?= ?(?:,|and\b|&|or\b|[.!?:;)\n]|$| [a-z]))")
+_LAST_IN_LIST = re.compile(rf"(?<![\w.@'-]){_LISTED}(?:,? (?:and|&|or)|,) $")
 _EXACT_ECHO = {
     "USERNAME",
     "PASSWORD",

@@ -5,6 +5,7 @@ sign-off, an organisation by its legal form.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from presidio_analyzer import LocalRecognizer, RecognizerResult
@@ -14,7 +15,7 @@ from ftlib.text.pii.places import COUNTRIES
 from ftlib.text.pii.rules import Rule, RuleRecognizer, result
 
 _UP = r"[^\W\d_a-zß-öø-ÿ]"
-_NAME = rf"(?:{_UP}[^\W\d_]*(?:['’-]{_UP}?[^\W\d_]+)*|{_UP}\.)"
+_NAME = rf"(?:{_UP}[^\W\d_]*(?:(?:-|['’](?!s\b)){_UP}?[^\W\d_]+)*|{_UP}\.)"
 _PARTICLE = r"(?:(?:van|von|de|der|den|del|della|di|da|dos|la|le|bin|ibn|al|el|ter|ten|af|av|y)[ ])"
 _FULL = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{0,3}}"
 _TWO = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{1,3}}"
@@ -70,6 +71,40 @@ _EMPLOYER = (
     rf"Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|"
     rf"December)\b){_UP}[\w&'’-]*(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]*){{0,3}})"
 )
+_OFFICE = (
+    rf"\b[Tt]he[ ](?P<v>{_NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]*(?:[ ]"
+    rf"(?:(?:of|and|&)[ ])?[\w&'’-]+){{0,4}}?)[ ](?:head)?(?:office|headquarters|branch|store)\b"
+)
+_WHEREABOUTS_WORDS = (
+    "live",
+    "moved",
+    "grew up",
+    "raised",
+    "born",
+    "based",
+    "located",
+    "trip to",
+    "travel",
+    "flew",
+    "flying",
+    "arrived",
+    "visit",
+    "i'm in",
+    "i am in",
+    "city of",
+    "town of",
+    "native of",
+    "resid",
+)
+_WHEREABOUTS = (
+    r"(?i:\b(?:liv(?:e|es|ed|ing)[ ](?:in|near)|moved(?:[ ]\w+)?[ ](?:from|to)|grew[ ]up[ ]in|raised[ ]in|born[ ]"
+    r"(?:and[ ]raised[ ])?in|"
+    r"based[ ]in|located[ ]in|trip[ ]to|travel(?:l?ing|l?ed)?[ ]to|fl(?:ew|ying)[ ](?:to|from)|arrived[ ](?:at|in)|"
+    r"visit(?:ed|ing)?|"
+    r"i(?:['’]m|[ ]am)[ ]in|city[ ]of|town[ ]of|native[ ]of|resid(?:es?|ed|ing)[ ]in))"
+    rf"[ ](?P<v>{_NOT_NAMES}(?=\w{{4}}){_UP}[\w'’-]+(?:[ ](?:(?:de|la|del|di|da|do|nad|am|of|upon|"
+    rf"sur)[ ]){{0,2}}{_UP}[\w'’-]+){{0,4}})"
+)
 _SPEECH = ("said", "says", "asked", "asks", "replied", "shouted", "wrote", "writes", "told", "yelled")
 
 
@@ -86,6 +121,8 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
         """A common name alone is found at 0.6, with a further name at 0.8; an ambiguous one only with a further one."""
+        if text == text.lower():
+            return [result(self, "PERSON", start, end, 0.6) for start, end in self._uncased(text)]
         found = []
         for match in self._pattern.finditer(text):
             first = match[1].lower().split("-")[0]
@@ -97,7 +134,22 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
                 found.append(result(self, "PERSON", match.start(), end, 0.65))
         return found
 
+    def _uncased(self, text: str) -> Iterator[tuple[int, int]]:
+        """Names in a text without capitals, with the next word unless that is a function word."""
+        for match in re.finditer(r"(?<![\w.@/-])([^\W\d_]{3,})(?:[ ]([^\W\d_]{3,}))?(?![\w@])", text):
+            if match[1] in COMMON:
+                yield match.start(), match.end(1 if match[2] is None or match[2] in _FUNCTION_WORDS else 2)
 
+
+# What may follow a name in a sentence and is no name itself.
+_FUNCTION_WORDS = frozenset(
+    """
+and or but is was has had have will would can could should does did said says told asked from with who that which
+the for not just been are were his her their our your this there here when where while into onto over under about
+after before because very really still also then than some any all wrote writes went goes came comes got gets gave
+gives took takes made makes called calls sent sends lives lived works worked spent shouted granted
+""".split()  # noqa: SIM905
+)
 _STOP_AFTER = re.compile(_NOT_NAMES.replace("(?!", "(?:", 1))
 
 
@@ -146,6 +198,8 @@ def _rules() -> list[Rule]:
             0.6,
             needs=(" at ", " for ", " by ", " with ", "employer", "company", "firm", "organi", " of "),
         ),
+        Rule("ORGANIZATION", re.compile(_OFFICE), 0.6, needs=("office", "headquarters", "branch", "store")),
+        Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6, needs=_WHEREABOUTS_WORDS),
         Rule("LOCATION", re.compile(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
         Rule(
             "LOCATION",

