@@ -1,12 +1,15 @@
 """The HTTP routes: FastAPI around an Endpoint. Keys guard `/v1`; `/health`, `/ready` and `/metrics` are open."""
 
+import contextlib
 import json
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from ray.exceptions import TaskCancelledError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ftlib.core.logging import get_logger
 from serve_apps.auth import KeyRing
@@ -22,6 +25,7 @@ MAX_BODY_BYTES = 8 << 20
 def build_http(endpoint: Endpoint, keys: KeyRing) -> FastAPI:
     """The ASGI application of one replica."""
     app = FastAPI(title="ftlib", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(ClientGone)
     _add_error_handlers(app, endpoint)
     _add_probes(app, endpoint)
 
@@ -50,6 +54,18 @@ def build_http(endpoint: Endpoint, keys: KeyRing) -> FastAPI:
         return await _respond(generation, False, parsed.stream, parsed.include_usage)
 
     return app
+
+
+class ClientGone:
+    """ASGI middleware: a client that leaves is no error. Serve then cancels the request, or sending fails."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the application and let the end of the connection be the end of the request."""
+        with contextlib.suppress(TaskCancelledError, ClientDisconnect):
+            await self._app(scope, receive, send)
 
 
 async def _respond(generation: Generation, chat: bool, stream: bool, include_usage: bool) -> Response:

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import TaskCancelledError
 from starlette.testclient import TestClient
 
 from ftlib.core.errors import UserError
@@ -232,6 +233,13 @@ def test_a_defect_tells_the_client_nothing(client, engine, caplog):
     response = _chat(client)
     assert response.status_code == 500 and response.json()["error"]["message"] == "internal error"
     assert "secret" not in caplog.text
+
+
+def test_a_client_that_leaves_is_no_failure(client, engine, caplog):
+    engine.script = [TokenEvent(1, "Hel"), TaskCancelledError()]
+    _chat(client)
+    _chat(client, stream=True)
+    assert 'rejected_total{replica="r1"' not in client.get("/metrics").text and not caplog.records
 
 
 def test_unknown_routes_keep_the_shape(client):
