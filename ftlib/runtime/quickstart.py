@@ -6,7 +6,9 @@ that a second run passes through. Results lie in `.ftlib/quickstart/`: `corpus/ 
 logs/`.
 """
 
+import json
 import re
+import shlex
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -151,7 +153,9 @@ def _start_head(tour: Tour) -> None:
 
 def _write_corpus(tour: Tour) -> None:
     counts = tour.hooks.write_corpus(tour.folder / "corpus")
-    shown = ", ".join(f"{value} {key.removeprefix('num_').replace('_', ' ')}" for key, value in counts.items())
+    shown = ", ".join(
+        f"{value} {key.removeprefix('num_').replace('_', ' ').replace('pii', 'PII')}" for key, value in counts.items()
+    )
     tour.show(_indent(f"{tour.folder / 'corpus'}: {shown}"))
 
 
@@ -299,7 +303,8 @@ def summary(tour: Tour) -> str:
     lines += [
         f"planted PII found {corpus['pii_found']:.2%}, planted duplicates dropped {corpus['duplicates_dropped']:.2%}"
     ]
-    return "\n".join([*lines, "", *next_commands(tour.head, names, tour.folder)])
+    assert tour.question is not None, "an earlier step sets it"
+    return "\n".join([*lines, "", *next_commands(tour.head, names.tuned, tour.question, tour.folder)])
 
 
 def metrics_table(metrics: dict[str, Any]) -> list[str]:
@@ -321,14 +326,14 @@ def _cell(entry: dict[str, Any] | None) -> str:
     return shown if low is None else f"{shown} [{low:.3f}, {high:.3f}]"
 
 
-def next_commands(head: local.Head, names: ServedNames, folder: Path) -> list[str]:
+def next_commands(head: local.Head, model: str, question: Question, folder: Path) -> list[str]:
     """What to type next."""
-    state = head.state
-    body = f'{{"model": "{names.tuned}", "messages": [{{"role": "user", "content": "…"}}]}}'
+    body = json.dumps({"model": model, "messages": question.messages}, ensure_ascii=False)
     return [
         "The endpoint is up. Next:",
-        f'  ask it          curl -s {endpoint_root(head)}/v1/chat/completions -H "Authorization: Bearer $(cat '
-        f"{state}/api_keys)\" -H 'Content-Type: application/json' -d '{body}'",
+        f"  ask it          curl -s {endpoint_root(head)}/v1/chat/completions \\",
+        f'                    -H "Authorization: Bearer $(cat {head.state}/api_keys)" \\',
+        f"                    -H 'Content-Type: application/json' -d {shlex.quote(body)}",
         f"  data report     file://{folder}/data/report.html",
         f"  sweep report    file://{folder}/sweep/report.html",
         f"  test report     file://{folder}/eval/report.html",
