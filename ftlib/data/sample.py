@@ -30,6 +30,7 @@ from ftlib.data.sample_values import VALUE_MAKERS, Values
 OVERSIZED_LINE_BYTES = 80_000
 NGRAM = 5
 _PII_SHARE = 0.7
+_COMPANY_SHARE = 0.4  # rarer, and a few hundred tickets teach the exception last
 _DUPLICATE_SHARE = 0.06
 _CONTRADICTION_SHARE = 0.01
 _MAX_CHANCE_JACCARD = 0.5
@@ -134,7 +135,7 @@ class _Writer:
     def _draw(self, long: bool) -> Ticket:
         rng = self.random
         category, priority = rng.choice(sorted(phrases.PROBLEMS)), rng.choice(sorted(phrases.URGENCY))
-        company = rng.random() < 0.25
+        company = rng.random() < _COMPANY_SHARE
         facts = phrases.COMPANY_FACTS if company else phrases.PRIVATE_FACTS
         body: list[list[tuple[str, str | None]]] = [
             [(self.fill(rng.choice(phrases.PROBLEMS[category])), None)],
