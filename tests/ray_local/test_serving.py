@@ -114,15 +114,18 @@ def test_models_and_errors(client, deployed):
 
 def test_a_client_that_leaves_frees_the_engine(client, deployed):
     cancelled = _metric(deployed, "request_success_total", "cancelled")
-    stream = client.chat.completions.create(model="base", messages=MESSAGES, temperature=0, max_tokens=400, stream=True)
-    next(iter(stream))
-    stream.close()
-    with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.3).chat.completions.create(
-            model="base", messages=MESSAGES, temperature=0, max_tokens=400
-        )
+    for chunks in range(1, 4):  # Serve notices at different moments
+        with client.chat.completions.create(
+            model="base", messages=MESSAGES, temperature=0, max_tokens=400, stream=True
+        ) as stream:
+            for _, _ in zip(range(chunks), stream):
+                pass
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=0.1 * chunks).chat.completions.create(
+                model="base", messages=MESSAGES, temperature=0, max_tokens=400
+            )
     deadline = time.monotonic() + 20
-    while _metric(deployed, "request_success_total", "cancelled") < cancelled + 2:
+    while _metric(deployed, "request_success_total", "cancelled") < cancelled + 6:
         assert time.monotonic() < deadline, "the requests go on without a client"
         time.sleep(0.1)
     assert _metric(deployed, "num_requests_running") == 0
