@@ -4,7 +4,8 @@ In: texts (str). Out: for each, `Finding`s that are sorted and disjoint, with of
 (Presidio recognizers, gated) and a spaCy pipeline for names. Names found once in a text are found again at their other
 places in it. What a text's findings are depends on the text and the configuration alone, never on its batch.
 
-Cost, one core: about 0.3 ms for the rules and 3 ms for the small English pipeline on a 300-character ticket.
+Cost, measured on one core of a busy machine, tickets of 180 characters: 3 ms for the rules, 6.5 ms for the small
+English pipeline.
 """
 
 import re
