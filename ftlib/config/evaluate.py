@@ -77,7 +77,7 @@ class GateConfig(Config):
     """Name in `metrics.json`, for example `exact_match`; `exact_match_gain` is the paired difference to the baseline."""
 
     min: float | None = None
-    """The interval's lower end must not be below this."""
+    """The interval's lower end must not be below this; for a gain it must be above, so that a tie does not pass 0."""
 
     max: float | None = None
     """The interval's upper end must not be above this."""

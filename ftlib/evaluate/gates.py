@@ -29,7 +29,9 @@ def judge(gates: Sequence[GateConfig], metrics: Mapping[str, Metric]) -> list[di
         metric = metrics.get(gate.metric)
         passed = metric is not None and metric.n > 0
         if metric is not None and gate.min is not None:
-            passed = passed and metric.low >= gate.min
+            # A tie with the baseline is no gain: `exact_match_gain` with `min: 0` asks for more than none.
+            is_gain = gate.metric.endswith("_gain")
+            passed = passed and (metric.low > gate.min if is_gain else metric.low >= gate.min)
         if metric is not None and gate.max is not None:
             passed = passed and metric.high <= gate.max
         measured = {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n} if metric else {}

@@ -1,9 +1,9 @@
 """Scores of answers against references, each with a 95 % interval. NumPy alone, deterministic for a seed.
 
 A `Metric` is a value, its interval and the number of rows behind it. Shares (exact match, format compliance) get
-Wilson's score interval, which is right at 0 and 1 and for few rows. F1, perplexity and differences between two systems on the
-same rows get percentile bootstrap intervals over rows (Efron, 1979); both systems are resampled together, which is what
-makes a difference paired. Cost: resamples × rows × classes multiplications.
+Wilson's score interval, which is right at 0 and 1 and for few rows. F1, perplexity and differences between two systems
+on the same rows get percentile bootstrap intervals over rows (Efron, 1979); both systems are resampled together, which
+is what makes a difference paired. Cost: resamples × rows × classes multiplications.
 """
 
 import math
@@ -68,7 +68,10 @@ def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
     denominator = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / denominator
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / denominator
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 at the ends, where rounding would put the value outside its interval.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
 
 
 def share_metric(scores: Floats) -> Metric:

@@ -134,6 +134,12 @@ def test_gates_look_at_the_safe_end(gate, passed):
     assert (verdict["value"], verdict["low"], verdict["high"]) == (0.8, 0.7, 0.9)
 
 
+def test_a_tie_is_no_gain():
+    tie, gain = Metric(0.0, 0.0, 0.0, 9), Metric(0.2, 0.01, 0.4, 9)
+    gates = [GateConfig(metric="exact_match_gain", min=0.0)]
+    assert [judge(gates, {"exact_match_gain": m})[0]["passed"] for m in (tie, gain)] == [False, True]
+
+
 def test_what_was_not_measured_passes_no_gate():
     assert [v["passed"] for v in judge([GateConfig(metric="f1_x")], {})] == [False]
     assert [v["passed"] for v in judge([GateConfig(metric="f1_x")], {"f1_x": Metric(0, 0, 0, 0)})] == [False]

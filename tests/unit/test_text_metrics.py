@@ -46,7 +46,9 @@ def test_wilson_agrees_with_scipy(successes, n):
     from scipy.stats import binomtest
 
     expected = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    low, high = wilson(successes, n)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert low <= successes / n <= high
 
 
 def test_wilson_without_rows_says_nothing():
