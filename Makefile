@@ -28,11 +28,12 @@ test: install  ## all tests (TESTS=tests/unit for some)
 bench: install  ## benchmarks against peers
 	@$(OFFLINE) $(PY) -m pytest -s tests/bench
 
-lint: install  ## ruff, mypy, import-linter
+lint: install  ## ruff, mypy, import-linter, README is current
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy ftlib
 	@.venv/bin/lint-imports
+	@$(PY) -m ftlib.config.reference --check README.md
 
 format: install  ## let ruff format the code
 	@.venv/bin/ruff format .
