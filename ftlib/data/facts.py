@@ -73,7 +73,7 @@ def count_processed(table: pa.Table, splits: np.ndarray) -> Counts:
         if record[s.ERROR] is not None:
             counts.quarantined[record[s.ERROR]] += 1
             continue
-        _count_findings(counts, record[s.FINDINGS])
+        _count_findings(counts, record)
         if record[s.STAGE] is not None:
             counts.dropped[record[s.STAGE], record[s.REASON]] += 1
             continue
@@ -85,10 +85,10 @@ def count_processed(table: pa.Table, splits: np.ndarray) -> Counts:
     return counts
 
 
-def _count_findings(counts: Counts, findings: list[dict[str, Any]]) -> None:
-    seen = set()
+def _count_findings(counts: Counts, record: dict[str, Any]) -> None:
+    findings, seen = record[s.FINDINGS], set()
     for finding in findings:
-        key = (finding["entity"], _kind(finding["field"]))
+        key = (finding["entity"], _kind(finding["field"], record))
         counts.findings[key] += 1
         counts.finding_lengths[*key, finding["end"] - finding["start"]] += 1
         seen.add(key)
@@ -96,8 +96,10 @@ def _count_findings(counts: Counts, findings: list[dict[str, Any]]) -> None:
     counts.scanned.update(records=1, with_pii=int(bool(findings)))
 
 
-def _kind(name: str) -> str:
-    """`messages[3].content` → `messages`, `metadata/a/b` → `metadata`."""
+def _kind(name: str, record: dict[str, Any]) -> str:
+    """`messages[3].content` → `messages.user` by its role, `metadata/a/b` → `metadata`."""
+    if name.startswith(f"{s.MESSAGES}[") and record[s.MESSAGES] is not None:
+        return f"{s.MESSAGES}.{record[s.MESSAGES][int(name.split('[', 1)[1].split(']', 1)[0])]['role']}"
     return name.split("[", 1)[0].split("/", 1)[0]
 
 
