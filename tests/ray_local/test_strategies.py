@@ -90,9 +90,14 @@ def runs(tmp_path_factory, tiny_model, tokenizer):
 def test_two_ranks_equal_one_process(runs, name):
     kind, _ = CASES[name]
     alone, spread = runs / f"alone-{kind}", runs / name
-    for record_kind, field in (("train", "loss"), ("train", "grad_norm"), ("val", "val_loss")):
+    # DeepSpeed sums the squares of a norm in float64, torch in float32: 1e-4 apart on a million gradients.
+    for record_kind, field, tolerance in (
+        ("train", "loss", 1e-5),
+        ("val", "val_loss", 1e-5),
+        ("train", "grad_norm", 2e-4),
+    ):
         expected = [record[field] for record in records(alone, record_kind)]
-        assert [record[field] for record in records(spread, record_kind)] == pytest.approx(expected, rel=2e-5)
+        assert [record[field] for record in records(spread, record_kind)] == pytest.approx(expected, rel=tolerance)
     result = "adapter/adapter_model.safetensors" if kind == "lora" else "model/model.safetensors"
     expected, found = load_file(alone / result), load_file(spread / result)
     assert expected.keys() == found.keys()
