@@ -47,7 +47,7 @@ class HttpConfig(Config):
     """The HTTP listener."""
 
     host: str = "127.0.0.1"
-    """Address it binds to; loopback unless a proxy stands before it."""
+    """Address it binds to; any but loopback needs API keys."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """Port."""
@@ -60,16 +60,16 @@ class ReplicaConfig(Config):
     """How many."""
 
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
-    """CPUs of each."""
+    """CPUs of each, and threads that it computes with."""
 
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of each."""
 
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 16
-    """Requests in flight in a replica."""
+    """Answers that a replica generates at once."""
 
     max_queued_requests: Annotated[int, Field(ge=-1)] = 64
-    """Requests waiting at the proxy; beyond, clients get an error at once. -1: unlimited."""
+    """Requests waiting in a replica beyond those; more get status 429 with Retry-After at once. -1: unlimited."""
 
 
 class DeployConfig(JobConfig):
@@ -85,7 +85,7 @@ class DeployConfig(JobConfig):
     """Registry in which aliases are looked up."""
 
     app_name: RegistryName = "ftlib"
-    """Name of the Ray Serve application; deploying again replaces it."""
+    """Name of the Ray Serve application; deploying again replaces it. The default answers at `/v1`, others at `/NAME/v1`."""
 
     http: HttpConfig = HttpConfig()
     """Listener."""

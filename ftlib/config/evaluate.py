@@ -105,7 +105,7 @@ class EvaluateConfig(JobConfig):
     """Conditions for promotion."""
 
     num_workers: Annotated[int, Field(ge=1)] | None = None
-    """Generation actors; default: one for each GPU, or one for every two CPUs."""
+    """Generation actors; default: one for each GPU, or for each CPU as far as memory holds copies of the model."""
 
     use_gpu: bool = False
     """Give every generation actor one GPU."""
