@@ -217,8 +217,9 @@ def make_plan(config: EvaluateConfig, systems: tuple[SystemSpec, ...], num_batch
 def _cpu_workers(cpus: int, resources: Mapping[str, float], systems: Sequence[SystemSpec]) -> int:
     """One actor for each CPU, as far as memory holds the weights (in fp32, with room to work) for each.
 
-    Actors of one thread wait for nobody: on two busy cores two of them gave 74 answers a minute where one actor of two
-    threads gave 4, because every operator ends with its threads waiting for the slower one.
+    Actors of one thread wait for nobody; two threads meet at the end of every operator, so each waits whenever the
+    other loses its core. Seen on two overloaded cores, not as a controlled comparison (load and rows differed): about 4
+    answers a minute from one actor of two threads, 47 and 74 from two actors of one.
     """
     from ftlib.models.source import resolve_source
 
