@@ -161,7 +161,7 @@ def _default(info: FieldInfo) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {name: getattr(value, name) for name in value.model_fields_set}
+        return {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
