@@ -20,11 +20,10 @@ import torch
 
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, write_text
+from ftlib.train.layout import BEST, CHECKPOINTS
 
 logger = get_logger(__name__)
 
-CHECKPOINTS = "checkpoints"
-BEST = "BEST"
 _STATE = "state.json"
 _FILE_BYTES = 2 << 30
 

@@ -18,14 +18,12 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
+from ftlib.train.layout import ADAPTER, CONFIG, METRICS, MODEL, RAY, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
-from ftlib.train.result import ADAPTER, MODEL
 
 logger = get_logger(__name__)
 
 OnEval = Callable[[int, dict[str, float]], bool]
-TOKENS = ".tokens"
-CONFIG = "config.json"
 KIND = "run"
 
 
@@ -74,7 +72,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
         values = ", ".join(f"{name} {value}" for name, value in outcome["metrics"].items() if name != "step")
         raise DivergedError(
             f"training diverged at step {outcome['step']} ({values}): lower optim.learning_rate "
-            f"({config.optim.learning_rate:g}) or raise optim.warmup_fraction. Records: {run_dir / 'metrics.jsonl'}"
+            f"({config.optim.learning_rate:g}) or raise optim.warmup_fraction. Records: {run_dir / METRICS}"
         )
     manifest = _manifest(config, inputs, work, outcome, key=key, started=started)
     write_manifest(str(run_dir), manifest)
@@ -135,7 +133,7 @@ def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> d
     scaling = config.scaling
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if scaling.use_gpu else {})
     # Ray Train restores a run of the same name by itself; ours resume from their own checkpoints.
-    storage = local_path(join(config.output.path, ".ray"))
+    storage = local_path(join(config.output.path, RAY))
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"work": work, "on_eval": on_eval},

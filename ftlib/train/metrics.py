@@ -6,8 +6,7 @@ from typing import Any
 
 from ftlib.core.logging import format_duration
 from ftlib.core.storage import write_text
-
-METRICS = "metrics.jsonl"
+from ftlib.train.layout import METRICS
 
 
 class MetricsWriter:

@@ -8,9 +8,7 @@ import torch
 from ftlib.core.storage import atomic_dir
 from ftlib.models.export import save_adapter, save_model
 from ftlib.train.checkpoint import Checkpoint
-
-ADAPTER = "adapter"
-MODEL = "model"
+from ftlib.train.layout import ADAPTER, MODEL
 
 
 def export_result(

@@ -1,10 +1,10 @@
 """`python -m jobs.train` with mistakes: exit 2, one message, nothing left behind."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -62,14 +62,10 @@ def test_dry_run_needs_no_cluster_and_leaves_nothing(root, tiny_model):
     assert not (root / "runs").exists()
 
 
-def test_help_answers_at_once():
-    best = min(_timed_help() for _ in range(3))
-    assert best < 1.0
-
-
-def _timed_help() -> float:
-    began = time.monotonic()
+def test_help_answers_within_a_second_of_processor_time():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "jobs.train", "--help"], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert "method" in done.stdout
-    return time.monotonic() - began
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
