@@ -16,7 +16,7 @@ help:  ## this list
 install:  ## make .venv with all packages and the embedded model (the others do it themselves)
 	@cluster/setup.sh
 
-quickstart: install  ## raw tickets to a tuned model behind an endpoint, on this machine, in under 20 minutes
+quickstart: install  ## raw tickets to a tuned model behind an endpoint, on this machine
 	@$(OFFLINE) $(PY) -m jobs.quickstart
 
 stop: ## stop the quickstart's Ray head and endpoint
