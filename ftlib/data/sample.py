@@ -30,7 +30,6 @@ from ftlib.data.sample_values import VALUE_MAKERS, Values
 OVERSIZED_LINE_BYTES = 80_000
 NGRAM = 5
 _PII_SHARE = 0.7
-_COMPANY_SHARE = 0.4  # rarer, and a few hundred tickets teach the exception last
 _DUPLICATE_SHARE = 0.06
 _CONTRADICTION_SHARE = 0.01
 _MAX_CHANCE_JACCARD = 0.5
@@ -72,6 +71,11 @@ class Ticket:
                               "end": position + len(piece)})  # fmt: skip
             position += len(piece)
         return found
+
+
+def queue_of(category: str, priority: str) -> str:
+    """The queue of a ticket: its category's, the on-call one when it is urgent."""
+    return phrases.QUEUE_OF[category] + (phrases.ON_CALL_SUFFIX if priority == "high" else "")
 
 
 def word_shingles(text: str, n: int = NGRAM) -> frozenset[tuple[str, ...]]:
@@ -135,11 +139,9 @@ class _Writer:
     def _draw(self, long: bool) -> Ticket:
         rng = self.random
         category, priority = rng.choice(sorted(phrases.PROBLEMS)), rng.choice(sorted(phrases.URGENCY))
-        company = rng.random() < _COMPANY_SHARE
-        facts = phrases.COMPANY_FACTS if company else phrases.PRIVATE_FACTS
         body: list[list[tuple[str, str | None]]] = [
             [(self.fill(rng.choice(phrases.PROBLEMS[category])), None)],
-            [(self.fill(rng.choice(facts)), None)],
+            [(self.fill(rng.choice(phrases.CUSTOMER_FACTS)), None)],
             [(rng.choice(phrases.URGENCY[priority]), None)],
         ]
         rng.shuffle(body)
@@ -158,8 +160,7 @@ class _Writer:
         else:
             pieces += [(rng.choice(phrases.FAREWELLS), None)]
         return Ticket(
-            _tidy(pieces), category, priority, phrases.COMPANY_QUEUE if company else phrases.QUEUE_OF[category],
-            f"C-{rng.randint(10_000, 99_999)}",
+            _tidy(pieces), category, priority, queue_of(category, priority), f"C-{rng.randint(10_000, 99_999)}",
             {"channel": rng.choice(("web", "email", "chat")), "language": "en"},
         )  # fmt: skip
 
@@ -212,7 +213,7 @@ def near_copy(ticket: Ticket, rng: random.Random) -> Ticket:
 def contradiction(ticket: Ticket, rng: random.Random) -> Ticket:
     """The same text under another category."""
     category = rng.choice([name for name in sorted(phrases.QUEUE_OF) if name != ticket.category])
-    return replace(ticket, category=category, queue=phrases.QUEUE_OF[category])
+    return replace(ticket, category=category, queue=queue_of(category, ticket.priority))
 
 
 def _broken_lines(rng: random.Random) -> Iterator[tuple[str, bytes]]:

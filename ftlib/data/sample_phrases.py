@@ -1,7 +1,7 @@
 """What the sample tickets are made of: phrases with slots, by what they decide.
 
 The rules a model has to learn: the category follows from the problem, the priority from the urgency phrase, the queue
-from the category unless the customer writes for a company, whose tickets all go to key-accounts.
+from both (a house rule that no general model can know). Who writes, a company or a private customer, decides nothing.
 """
 
 QUEUE_OF = {
@@ -12,7 +12,7 @@ QUEUE_OF = {
     "delivery": "logistics",
     "technical": "engineering",
 }
-COMPANY_QUEUE = "key-accounts"
+ON_CALL_SUFFIX = "-oncall"  # the queue of urgent tickets
 
 PROBLEMS: dict[str, tuple[str, ...]] = {
     "billing": (
@@ -122,13 +122,11 @@ URGENCY: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-COMPANY_FACTS = (
+CUSTOMER_FACTS = (
     "I write for our company.", "This is our business account.", "We are a company of {staff} people.",
     "Our firm has a business contract.", "Our office with {staff} desks depends on it.",
     "I manage the corporate account here.", "Our team at the company uses it daily.",
     "We have the business contract for {staff} seats.",
-)  # fmt: skip
-PRIVATE_FACTS = (
     "It is for my own use at home.", "I am a private customer.", "This is my personal account.",
     "I bought it for my family.", "I use it in my spare time.", "It is for my household of {count}.",
     "I am just a private user.", "It was a gift from my {relative}.",

@@ -29,6 +29,7 @@ def head(tmp_path_factory):
     state = tmp_path_factory.mktemp("state")
     started = local.start(state, cpus=2, endpoint_port=0)
     environment = {**os.environ, **read_env(state / "env"), "FTLIB_HOME": os.environ.get("FTLIB_HOME", "")}
+    environment.pop("RAY_AUTH_TOKEN", None)  # of this session's own cluster; sourcing the file drops it too
     yield started, {name: value for name, value in environment.items() if value}
     local.stop(state)
 

@@ -121,8 +121,7 @@ def test_a_killed_sweep_goes_on(tmp_path, ray_local):
         import ray
         from ftlib.config.loader import validate
         from ftlib.config.sweep import SweepConfig
-        from ftlib.core.fingerprints import sha256_file
-from ftlib.sweep.run import run_sweep
+        from ftlib.sweep.run import run_sweep
         from tests.ray_local import stand_in
         ray.init(sys.argv[1])
         ray.cloudpickle.register_pickle_by_value(stand_in)

@@ -1,5 +1,6 @@
 """`.ftlib/env` must mean the same to a shell and to Python."""
 
+import os
 import subprocess
 
 import pytest
@@ -56,3 +57,20 @@ def test_what_is_set_wins_unless_overridden(monkeypatch):
     assert os.environ["FTLIB_TEST_A"] == "mine"
     apply_env({"FTLIB_TEST_A": "file"}, override=True)
     assert os.environ["FTLIB_TEST_A"] == "file"
+
+
+def test_token_of_another_cluster_is_dropped(tmp_path, monkeypatch):
+    """Ray prefers RAY_AUTH_TOKEN to the file; a shell and Python drop it alike."""
+    values = {"RAY_AUTH_TOKEN_PATH": "/a/token"}
+    write_env(tmp_path / "env", values)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    shell = subprocess.run(
+        ["bash", "-c", f"source {tmp_path}/env; echo ${{RAY_AUTH_TOKEN-none}} $RAY_AUTH_TOKEN_PATH"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shell.stdout == "none /a/token\n"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/mine")
+    apply_env(read_env(tmp_path / "env"))
+    assert os.environ["RAY_AUTH_TOKEN"] == "of another cluster"  # its own file was named: nothing was put
+    apply_env(read_env(tmp_path / "env"), override=True)
+    assert "RAY_AUTH_TOKEN" not in os.environ

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ftlib.data.sample import OVERSIZED_LINE_BYTES, jaccard, word_shingles, write_sample
-from ftlib.data.sample_phrases import COMPANY_QUEUE, QUEUE_OF
+from ftlib.data.sample_phrases import QUEUE_OF
 from ftlib.data.sample_score import covers, score_prepared
 
 NUM_ROWS = 300
@@ -92,9 +92,10 @@ def test_answers_follow_the_rules(sample):
         answer = dict(line.split(": ") for line in row["output"].split("\n"))
         assert list(answer) == ["category", "priority", "queue"]
         assert answer["category"] == row["label"]
-        assert answer["queue"] in {QUEUE_OF[answer["category"]], COMPANY_QUEUE}
+        suffix = "-oncall" if answer["priority"] == "high" else ""
+        assert answer["queue"] == QUEUE_OF[answer["category"]] + suffix
         queues.add(answer["queue"])
-    assert queues == {*QUEUE_OF.values(), COMPANY_QUEUE}
+    assert queues == {name + suffix for name in QUEUE_OF.values() for suffix in ("", "-oncall")}
 
 
 def test_broken_lines_are_broken(sample):
