@@ -132,6 +132,13 @@ class SweepConfig(JobConfig):
                 flat[key] = value
         return flat if flat.keys() == space.keys() else cls._flatten(flat)
 
+    @field_validator("train")
+    @classmethod
+    def _trains(cls, train: TrainConfig) -> TrainConfig:
+        if train.dry_run:
+            raise ValueError("dry_run plans one run: python -m jobs.train dry_run=true, without a sweep")
+        return train
+
     @field_validator("space")
     @classmethod
     def _keys_exist(cls, space: dict[str, Any]) -> dict[str, Any]:

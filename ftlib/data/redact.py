@@ -111,7 +111,10 @@ class Redactor:
             fields = [list(_fields(record, value)) for record, value in zip(records, metadata, strict=True)]
             texts = list(dict.fromkeys(text for record_fields in fields for _, text in record_fields))
             found = dict(zip(texts, self._analyzer.analyze(texts), strict=True))
-            changes = [self._change(record_fields, found) for record_fields in fields]
+            changes = [
+                self._change(record_fields, found, record[s.SUBJECT] or "")
+                for record, record_fields in zip(records, fields, strict=True)
+            ]
         except Exception as error:
             if len(records) > 1:
                 for record in records:
@@ -130,14 +133,14 @@ class Redactor:
                 _store(record, value, texts_of)
 
     def _change(
-        self, fields: list[tuple[str, str]], found: dict[str, Any]
+        self, fields: list[tuple[str, str]], found: dict[str, Any], subject: str
     ) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """New text by field, and the findings of one record."""
         pairs = [(text, found[text]) for _, text in fields]
         if self._replacer is None:
             changed = [(text, [""] * len(findings)) for text, findings in pairs]
         else:
-            changed = self._replacer.replace_record(pairs)
+            changed = self._replacer.replace_record(pairs, subject)
         texts: dict[str, str] = {}
         rows: list[dict[str, Any]] = []
         for (name, _), (_, findings), (new, replacements) in zip(fields, pairs, changed, strict=True):

@@ -29,7 +29,7 @@ from ftlib.models.chat import encode_example, encode_text
 
 logger = get_logger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout and of the algorithm: part of the key."""
 _SHOWN_IDS = 5
 

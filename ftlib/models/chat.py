@@ -4,10 +4,16 @@ Templates seldom mark the assistant's part (`{% generation %}`), so the mask com
 the conversation before an answer, rendered with the generation prompt, are compared with the ids of the conversation up
 to and including it; what lies beyond their common prefix is the answer. The prompt seen in training is by construction
 the one that `render_prompt` builds for inference. White space that a template puts after its stop token is not learnt.
+
+What a message says is text: `<|im_end|>` typed by a user becomes the tokens of its letters, never the control token
+that would end the turn and let the user speak as another role.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ftlib.core.errors import UserError
 
@@ -61,8 +67,12 @@ def encode_example(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[in
 
 
 def encode_text(tokenizer: Any, text: str) -> tuple[list[int], list[bool]]:
-    """Token ids of plain text with the tokenizer's own special tokens and an end-of-sequence token; all supervised."""
-    ids = list(tokenizer(text).input_ids)
+    """Token ids of plain text with the tokenizer's own special tokens and an end-of-sequence token; all supervised.
+
+    Spellings of special tokens inside the text stay text.
+    """
+    masked, hidden = _hide(tokenizer, [text])
+    ids = _tokenize(tokenizer, masked[0], hidden, add_special_tokens=True)
     if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
         ids.append(tokenizer.eos_token_id)
     return ids, [True] * len(ids)
@@ -86,12 +96,81 @@ def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
 def _ids(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
     from jinja2.exceptions import TemplateError
 
-    conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
+    contents, hidden = _hide(tokenizer, [message["content"] for message in messages])
+    conversation = [
+        {"role": message["role"], "content": content} for message, content in zip(messages, contents, strict=True)
+    ]
     try:
         text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generation_prompt)
     except TemplateError as error:
         raise UserError(f"the model's chat template refuses the conversation: {error}") from error
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return _tokenize(tokenizer, text, hidden)
+
+
+_special_patterns: "WeakKeyDictionary[Any, re.Pattern[str]]" = WeakKeyDictionary()
+_PRIVATE_USE = range(0xE000, 0xF900)
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """Spellings of special tokens that were taken out of texts; `mark` + number + `mark` stands for each."""
+
+    mark: str = ""
+    spellings: tuple[str, ...] = ()
+
+
+def _hide(tokenizer: Any, texts: Sequence[str]) -> tuple[list[str], _Hidden]:
+    """The texts with a mark in the place of each spelling of a special token; almost always the texts themselves."""
+    pattern = _special_pattern(tokenizer)
+    if not any(pattern.search(text) for text in texts):
+        return list(texts), _Hidden()
+    mark = next(chr(code) for code in _PRIVATE_USE if not any(chr(code) in text for text in texts))
+    spellings: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        spellings.append(match[0])
+        return f"{mark}{len(spellings) - 1}{mark}"
+
+    return [pattern.sub(hide, text) for text in texts], _Hidden(mark, tuple(spellings))
+
+
+def _tokenize(tokenizer: Any, text: str, hidden: _Hidden, *, add_special_tokens: bool = False) -> list[int]:
+    """Ids of a text, with the hidden spellings put back as the tokens of their letters."""
+    if not hidden.spellings:
+        return list(tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+    pieces = re.split(f"{hidden.mark}(\\d+){hidden.mark}", text)
+    ids: list[int] = []
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            ids += _spelled(tokenizer, hidden.spellings[int(piece)])
+        elif piece:
+            ids += tokenizer(piece, add_special_tokens=False).input_ids
+    return _framed(tokenizer, ids) if add_special_tokens else ids
+
+
+def _framed(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Ids with the special tokens that the tokenizer puts around any text."""
+    bare = list(tokenizer("a", add_special_tokens=False).input_ids)
+    framed = list(tokenizer("a").input_ids)
+    start = next(index for index in range(len(framed)) if framed[index : index + len(bare)] == bare)
+    return [*framed[:start], *ids, *framed[start + len(bare) :]]
+
+
+def _spelled(tokenizer: Any, spelling: str) -> list[int]:
+    """Ids of a special token's letters: cut after its first one, so that the tokenizer does not know it."""
+    head = list(tokenizer(spelling[0], add_special_tokens=False).input_ids)
+    rest, hidden = _hide(tokenizer, [spelling[1:]])
+    return head + (_tokenize(tokenizer, rest[0], hidden) if rest[0] else [])
+
+
+def _special_pattern(tokenizer: Any) -> "re.Pattern[str]":
+    """Matches every special token's spelling, longest first."""
+    if tokenizer not in _special_patterns:
+        added = tokenizer.added_tokens_decoder.values()
+        spellings = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+        ordered = sorted((spelling for spelling in spellings if spelling), key=lambda item: (-len(item), item))
+        _special_patterns[tokenizer] = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+    return _special_patterns[tokenizer]
 
 
 def _close(tokenizer: Any, ids: list[int]) -> tuple[list[int], int]:

@@ -1,6 +1,7 @@
 """Redaction of whole records: every field is scanned, offsets point at the original, a failure keeps the row back."""
 
 import json
+from datetime import date
 
 import pyarrow as pa
 import pytest
@@ -52,6 +53,17 @@ def test_every_field_is_scanned_and_offsets_point_at_the_original():
     assert metadata["n"] == 5 and metadata["ok"] is True
 
 
+def test_dates_of_one_subject_keep_their_distance_and_subjects_differ():
+    days = [("a", "2024-02-27"), ("a", "2024-03-05"), ("b", "2024-02-27"), ("c", "2024-02-27")]
+    rows = redact(
+        [record(text=f"Date of birth: {day}", subject=subject) for subject, day in days],
+        profile="enterprise", ner_model="none", replacement="surrogate",
+    )  # fmt: skip
+    first, second, *others = (date.fromisoformat(row[s.TEXT].split()[-1]) for row in rows)
+    assert (second - first).days == 7
+    assert len({first, *others}) > 1
+
+
 def test_drop_removes_the_whole_record():
     kept, dropped = redact([record(text="nothing to see"), record(text=f"write {MAIL}")], replacement="drop")
     assert (kept[s.TEXT], kept[s.STAGE]) == ("nothing to see", None)
@@ -67,7 +79,7 @@ def test_a_record_that_was_not_scanned_is_kept_back(monkeypatch, caplog, where):
     target = PiiAnalyzer if where == "analyze" else Replacer
     original = getattr(target, where)
 
-    def fails(self, values):
+    def fails(self, values, *rest):
         if "poison" in str(values):
             raise RuntimeError(f"cannot handle {values}")
         return original(self, values)
