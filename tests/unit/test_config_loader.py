@@ -120,7 +120,8 @@ def test_space_accepts_dotted_and_nested_keys_and_refuses_unknown_ones() -> None
     with pytest.raises(ValueError, match=r"method\.ranks is not a key"):
         SweepConfig.model_validate({**base, "space": {"method.ranks": rank}})
     with pytest.raises(ValueError, match="dry_run plans one run"):
-        SweepConfig.model_validate({**base, "train": {**base["train"], "dry_run": True}, "space": {"method.rank": rank}})
+        planned = {**base["train"], "dry_run": True}
+        SweepConfig.model_validate({**base, "train": planned, "space": {"method.rank": rank}})
 
 
 def test_tasks_may_be_given_by_kind_alone() -> None:
