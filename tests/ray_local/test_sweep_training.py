@@ -4,40 +4,38 @@ import json
 import random
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ftlib.config.loader import validate
 from ftlib.config.sweep import SweepConfig
 from ftlib.core.fingerprints import folder_sha256
-from ftlib.data.schema import RECORD
 from ftlib.registry.candidate import read_run
-from ftlib.registry.manifest import build_manifest, hash_files, write_manifest
 from ftlib.sweep.run import run_sweep
+from tests.prepared_data import write_prepared
 
+SIZES = {"train": 48, "val": 8, "test": 4}
 WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet"]
 
 
-def write_prepared(folder: Path, sizes: dict[str, int]) -> Path:
-    """A prepared dataset whose answers are always the same word, so that any sensible rate learns."""
-    rng = random.Random(5)
-    for split, size in sizes.items():
-        rows = []
-        for i in range(size):
-            question = {"role": "user", "content": " ".join(rng.sample(WORDS, 6))}
-            answer = {"role": "assistant", "content": "yes"}
-            rows.append({"id": f"{split}-{i}", "source": "s", "messages": [question, answer], "weight": 1.0})
-        (folder / split).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, RECORD), folder / split / "part-0.parquet")
-    counts = {"splits": sizes}
-    write_manifest(str(folder), build_manifest("prepared", "k", {}, counts=counts, files=hash_files(folder)))
-    (folder / "_SUCCESS").touch()
-    return folder
+def always_yes(split: str, size: int) -> list[dict]:
+    """Conversations whose answers are the same word, so that any sensible rate learns."""
+    rng = random.Random(f"5 {split}")
+    return [
+        {
+            "id": f"{split}-{i}",
+            "messages": [
+                {"role": "user", "content": " ".join(rng.sample(WORDS, 6))},
+                {"role": "assistant", "content": "yes"},
+            ],
+        }
+        for i in range(size)
+    ]
 
 
 def test_sweep_trains_stops_and_keeps_the_best(ray_local, tiny_model, tmp_path):
+    data = write_prepared(tmp_path / "data", **{name: always_yes(name, size) for name, size in SIZES.items()})
     train = {
-        "data": {"path": str(write_prepared(tmp_path / "data", {"train": 48, "val": 8, "test": 4}))},
+        "data": {"path": str(data)},
         "model": {"source": str(tiny_model)},
         "output": {"path": str(tmp_path / "runs")},
         "method": {"rank": 4},

@@ -22,8 +22,8 @@ from tests.prepared_data import small_prepared, write_prepared
 from tests.training_cases import conversations, records
 
 
-class KillOnceThenStop:
-    """Kills its own worker with SIGKILL at step 4 the first time, and stops the run at step 6."""
+class KillOnce:
+    """Kills its own worker with SIGKILL at step 4 the first time; never stops the run."""
 
     def __init__(self, flag: Path) -> None:
         self.flag = flag
@@ -32,7 +32,7 @@ class KillOnceThenStop:
         if step == 4 and not self.flag.exists():
             self.flag.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
-        return step == 6
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +68,19 @@ def test_killed_worker_costs_time_but_not_the_result(ray_local, config, tmp_path
     packed = driver._packed_work
     monkeypatch.setattr(driver, "_packed_work", lambda *args: works.append(packed(*args)) or works[-1])
     flag = tmp_path / "killed"
-    result = run_training(config, KillOnceThenStop(flag))
+    result = run_training(config, KillOnce(flag))
     assert flag.exists()
-    assert result.stopped_early
+    assert not result.stopped_early
 
     # The same run in this process, with no worker lost.
     device = torch.device("cpu")
     settings = replace(loop_settings(config, works[0], device), run_dir=tmp_path / "alone")
     settings.run_dir.mkdir()
-    alone = train(settings, SingleProcess(device), lambda step, metrics: step == 6)
+    alone = train(settings, SingleProcess(device))
     assert result.val_loss == pytest.approx(alone.val_loss, rel=1e-4)
     run_dir = Path(result.path)
     losses = [record["loss"] for record in records(settings.run_dir, "train")]
+    assert len(losses) == config.train.max_steps
     assert [record["loss"] for record in records(run_dir, "train")] == pytest.approx(losses, rel=1e-4)
     name = "adapter/adapter_model.safetensors"
     for key, tensor in load_file(settings.run_dir / name).items():
@@ -90,14 +91,25 @@ def test_killed_worker_costs_time_but_not_the_result(ray_local, config, tmp_path
     assert manifest["files"].keys() >= {name, "adapter/chat_template.jinja"}
     assert len(list((run_dir / "checkpoints").iterdir())) <= 2
 
-    # Found again at once, whatever the number of workers; not by one that wants the whole run.
+    # Found again at once, whatever the number of workers.
     monkeypatch.setattr(driver, "_fit", lambda *args: pytest.fail("trained again"))
     began = time.monotonic()
-    again = run_training(changed(config, scaling={"num_workers": 1}), KillOnceThenStop(flag))
-    assert again == result
+    assert run_training(changed(config, scaling={"num_workers": 1})) == result
     assert time.monotonic() - began < 20
+
+
+def test_stopped_run_is_found_by_who_stops_and_not_by_who_wants_the_whole(ray_local, config, monkeypatch):
+    def stop_at_2(step, metrics):
+        return step == 2
+
+    short = changed(config, optim={"learning_rate": 0.02}, scaling={"num_workers": 1})
+    result = run_training(short, stop_at_2)
+    assert result.stopped_early
+    assert read_manifest(result.path, "run")["num_steps"] == 2
+    monkeypatch.setattr(driver, "_fit", lambda *args: pytest.fail("trained again"))
+    assert run_training(short, stop_at_2) == result
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        run_training(config)
+        run_training(short)
 
 
 def test_diverged_run_is_told_apart(ray_local, config):
