@@ -131,7 +131,8 @@ def find(state: Path) -> Head | None:
 def start(state: Path, cpus: int | None = None, endpoint_port: int = 8000) -> Head:
     """Start a head, or return the living one of this state folder. Raises UserError with the head's last words.
 
-    `endpoint_port` is kept for the endpoint if it is free, else another one.
+    `endpoint_port` is kept for the endpoint if it is free, else another one. A head of 0 CPUs runs no tasks: its
+    workers do.
     """
     state = state.absolute()
     head = find(state)
@@ -145,12 +146,12 @@ def start(state: Path, cpus: int | None = None, endpoint_port: int = 8000) -> He
     for name, path in {"ray_token": state / "ray_token", **_secret_paths(state)}.items():
         make_secret(path, prefix="sk-ftlib-" if name == API_KEYS else "")
     try:
-        head = _launch(state, cpus or usable_cpus(), endpoint_port)
+        head = _launch(state, usable_cpus() if cpus is None else cpus, endpoint_port)
     except UserError as error:
         if START_TIMED_OUT not in str(error):
             raise
         logger.warning("Ray did not start within its 30 s; trying once more")
-        head = _launch(state, cpus or usable_cpus(), endpoint_port)
+        head = _launch(state, usable_cpus() if cpus is None else cpus, endpoint_port)
     comment = f"How to reach the local cluster of this checkout: source {state / 'env'}"
     write_env(state / "env", head.environment(), comment, bin_dir=Path(sys.executable).parent)
     return head
@@ -266,13 +267,18 @@ def free_ports(count: int) -> list[int]:
 
 
 def _preferred(port: int, otherwise: int) -> int:
+    return port if is_free(port) else otherwise
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError:
-            return otherwise
-    return port
+            return False
+    return True
 
 
 def node_ip() -> str:
@@ -294,6 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, default=default_state(), help="state folder (default: .ftlib)")
     parser.add_argument("--num-cpus", type=int, help="logical CPUs of the head (default: this machine's)")
     parser.add_argument("--workers", type=int, default=0, help="worker nodes to add on this machine")
+    parser.add_argument("--worker-cpus", type=int, help="logical CPUs of each worker node (default: the head's)")
     arguments = parser.parse_args(argv)
     setup_logging()
     try:
@@ -302,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.workers:
                 from ftlib.runtime.nodes import add_workers
 
-                add_workers(head, arguments.workers, arguments.num_cpus or usable_cpus())
+                add_workers(head, arguments.workers, arguments.worker_cpus or arguments.num_cpus or usable_cpus())
             print(login_text(head))
         elif arguments.action == "stop":
             print("stopped" if stop(arguments.state) else f"no Ray head is recorded in {arguments.state}")

@@ -4,6 +4,7 @@ Each has a temporary folder, a port range and an object store of its own. They c
 `ftlib.runtime.local.stop` ends them with it.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,12 +13,12 @@ from pathlib import Path
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.runtime.local import START_TIMEOUT_S, Head, free_ports, head_environment
+from ftlib.runtime.local import START_TIMEOUT_S, Head, free_ports, head_environment, is_free
 
 logger = get_logger(__name__)
 
 PORTS_PER_NODE = 100
-_FIRST_WORKER_PORT = 21000
+_FIRST_WORKER_PORT, _LAST_WORKER_PORT = 21000, 30000  # below the ports that Linux gives out by itself
 _OBJECT_STORE_BYTES = 500_000_000
 _POLL_S = 0.5
 
@@ -28,7 +29,8 @@ def add_workers(head: Head, count: int, cpus: int) -> None:
     Raises UserError when one does not come up.
     """
     wanted = head.num_alive_nodes() + count
-    children = [_launch(head, number, cpus) for number in range(1, count + 1)]
+    ranges = _free_ranges(count)
+    children = [_launch(head, number, cpus, first) for number, first in enumerate(ranges, 1)]
     deadline = time.monotonic() + START_TIMEOUT_S
     while head.num_alive_nodes() < wanted:
         dead = [child for child in children if child.poll() is not None]
@@ -39,10 +41,19 @@ def add_workers(head: Head, count: int, cpus: int) -> None:
     logger.info("%d worker nodes of %d CPUs joined %s", count, cpus, head.address)
 
 
-def _launch(head: Head, number: int, cpus: int) -> "subprocess.Popen[bytes]":
+def _free_ranges(count: int) -> list[int]:
+    """First ports of ranges in which nothing listens: another cluster may run on this machine."""
+    starts = range(_FIRST_WORKER_PORT, _LAST_WORKER_PORT, PORTS_PER_NODE)
+    free = (first for first in starts if all(map(is_free, range(first, first + PORTS_PER_NODE))))
+    ranges = list(itertools.islice(free, count))
+    if len(ranges) < count:
+        raise UserError(f"no {count} free ranges of {PORTS_PER_NODE} ports between {starts.start} and {starts.stop}")
+    return ranges
+
+
+def _launch(head: Head, number: int, cpus: int, first: int) -> "subprocess.Popen[bytes]":
     folder = Path(head.temp_dir) / f"w{number}"
     folder.mkdir(exist_ok=True)
-    first = _FIRST_WORKER_PORT + number * PORTS_PER_NODE
     agent, object_manager, node_manager = free_ports(3)
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",

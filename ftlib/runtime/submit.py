@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 EXCLUDES = [".git", ".venv", ".ftlib", "runs", "build", "dist", "__pycache__", "*.pyc", ".*_cache"]
 _PROBE_TIMEOUT_S = 5.0
 _STARTING_TIMEOUT_S = 30.0
+_SILENCE_TIMEOUT_S = 60.0
 _LOG_GRACE_S = 10.0
 _POLL_S = 0.3
 _FAILED = 1
@@ -228,7 +229,7 @@ async def _follow(client: Any, submission_id: str, follower: _Follower) -> Any:
     """
     tail = asyncio.create_task(_tail(client, submission_id, follower))
     try:
-        while not (info := await asyncio.to_thread(client.get_job_info, submission_id)).status.is_terminal():
+        while not (info := await _job_info(client, submission_id)).status.is_terminal():
             await asyncio.sleep(_POLL_S)
         deadline = time.monotonic() + _LOG_GRACE_S
         while not tail.done() and not follower.result and time.monotonic() < deadline:
@@ -239,6 +240,22 @@ async def _follow(client: Any, submission_id: str, follower: _Follower) -> Any:
     if not follower.result:
         follower.close()
     return info
+
+
+async def _job_info(client: Any, submission_id: str) -> Any:
+    """Ray's record of the job; a dashboard that does not answer is waited for, since the job may go on without it."""
+    deadline = time.monotonic() + _SILENCE_TIMEOUT_S
+    while True:
+        try:
+            return await asyncio.to_thread(client.get_job_info, submission_id)
+        except (RuntimeError, OSError) as error:  # ConnectionError and the errors of `requests` are OSErrors
+            if time.monotonic() > deadline:
+                reason = " ".join(str(error).split())[:200]
+                raise FtlibError(
+                    f"the dashboard has not answered for {_SILENCE_TIMEOUT_S:.0f} s: {reason}. The job may go on: "
+                    f"ray job status {submission_id}"
+                ) from error
+            await asyncio.sleep(_POLL_S)
 
 
 async def _tail(client: Any, submission_id: str, follower: _Follower) -> None:

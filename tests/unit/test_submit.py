@@ -1,5 +1,6 @@
 """What `jobs.submit` sends: the entry point must rebuild exactly the configuration that was validated here."""
 
+import asyncio
 import shlex
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import yaml
 from ftlib.config.loader import absolute_paths, load_config
 from ftlib.config.prepare import PrepareConfig
 from ftlib.config.sweep import SweepConfig
-from ftlib.core.errors import UserError
+from ftlib.core.errors import FtlibError, UserError
+from ftlib.runtime import submit
 from ftlib.runtime.submit import Outcome, _Follower, build_entrypoint, config_class, dashboard_address, difference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +90,23 @@ def test_no_dashboard_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UserError, match="6379 is no dashboard address"):
         dashboard_address()
+
+
+class _SilentDashboard:
+    """Answers after `refusals` refused connections (stands for a dashboard that restarts)."""
+
+    def __init__(self, refusals: int) -> None:
+        self.left = refusals
+
+    def get_job_info(self, submission_id: str) -> str:
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionError("refused")
+        return f"record of {submission_id}"
+
+
+def test_dashboard_that_is_away_for_a_while_does_not_lose_the_job(monkeypatch):
+    assert asyncio.run(submit._job_info(_SilentDashboard(2), "s1")) == "record of s1"
+    monkeypatch.setattr(submit, "_SILENCE_TIMEOUT_S", 0.5)
+    with pytest.raises(FtlibError, match=r"refused.*ray job status s1"):
+        asyncio.run(submit._job_info(_SilentDashboard(10**6), "s1"))
