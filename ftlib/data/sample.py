@@ -30,6 +30,7 @@ from ftlib.data.sample_values import VALUE_MAKERS, Values
 OVERSIZED_LINE_BYTES = 80_000
 NGRAM = 5
 _PII_SHARE = 0.7
+_FACT_SHARE = 0.5
 _DUPLICATE_SHARE = 0.06
 _CONTRADICTION_SHARE = 0.01
 _MAX_CHANCE_JACCARD = 0.5
@@ -141,9 +142,10 @@ class _Writer:
         category, priority = rng.choice(sorted(phrases.PROBLEMS)), rng.choice(sorted(phrases.URGENCY))
         body: list[list[tuple[str, str | None]]] = [
             [(self.fill(rng.choice(phrases.PROBLEMS[category])), None)],
-            [(self.fill(rng.choice(phrases.CUSTOMER_FACTS)), None)],
             [(rng.choice(phrases.URGENCY[priority]), None)],
         ]
+        if rng.random() < _FACT_SHARE:
+            body.append([(self.fill(rng.choice(phrases.CUSTOMER_FACTS)), None)])
         rng.shuffle(body)
         if long:
             body += [[(text, None)] for text in rng.sample(phrases.ELABORATIONS, 1)]
