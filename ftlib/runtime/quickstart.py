@@ -137,7 +137,7 @@ def tour_steps() -> list[Step]:
         ),
         Step("Prepare: redact, deduplicate, filter, split, report", 75, _prepare),
         Step("The untuned model on a ticket that it has never seen", 12, _ask_base),
-        Step("Sweep: LoRA rank and learning rate, two workers, DeepSpeed ZeRO-2", 600, _sweep),
+        Step("Sweep: LoRA rank and learning rate, two workers, DeepSpeed ZeRO-2", 540, _sweep),
         Step("Evaluate: base and winner on the held-out test", 120, _evaluate),
         Step("Promote: the winner becomes the champion if it beats the base", 15, _promote),
         Step("Deploy: the champion behind an OpenAI-compatible endpoint", 30, _deploy),
