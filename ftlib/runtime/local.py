@@ -246,8 +246,8 @@ def stop(state: Path) -> bool:
     if head is None:
         return False
     end([head.process], signal.SIGTERM, _STOP_TIMEOUT_S)
-    left = end(find_marked(head.cluster_id), signal.SIGTERM, _LEFT_OVER_TIMEOUT_S)
-    end([*left, *find_marked(head.cluster_id)], signal.SIGKILL, _LEFT_OVER_TIMEOUT_S)
+    left = end(find_marked(head.cluster_id, head.temp_dir), signal.SIGTERM, _LEFT_OVER_TIMEOUT_S)
+    end([*left, *find_marked(head.cluster_id, head.temp_dir)], signal.SIGKILL, _LEFT_OVER_TIMEOUT_S)
     shutil.rmtree(head.temp_dir, ignore_errors=True)
     for name in ("cluster.json", "env"):
         (head.state / name).unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """The processes of one cluster, told from all others by a marker in their environment (Linux).
 
 A head is started with `FTLIB_CLUSTER_ID=<id>`. Everything below it inherits the variable: Ray's daemons, its workers,
-the drivers of its jobs. So stopping a cluster ends exactly these processes, never those of another Ray on the machine.
-A process is named by its id and its start time, because ids are used again.
+the drivers of its jobs. Some of Ray's daemons overwrite their environment with a long process title; these are known
+by their working folder, which lies in the cluster's temporary one. So stopping a cluster ends exactly these processes,
+never those of another Ray on the machine. A process is named by its id and its start time, because ids are used again.
 """
 
 import os
@@ -47,7 +48,7 @@ def process(pid: int) -> Process | None:
     return Process(pid, stat[0]) if stat else None
 
 
-def find_marked(cluster_id: str) -> list[Process]:
+def find_marked(cluster_id: str, temp_dir: str) -> list[Process]:
     """The running processes of a cluster, this process and its ancestors left out."""
     marker = f"{CLUSTER_ID}={cluster_id}".encode()
     own = _ancestors()
@@ -55,14 +56,21 @@ def find_marked(cluster_id: str) -> list[Process]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in own:
             continue
-        try:
-            marked = marker in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        candidate = process(int(entry.name)) if marked else None
+        candidate = process(int(entry.name)) if _belongs(entry, marker, temp_dir) else None
         if candidate and candidate.is_alive():
             found.append(candidate)
     return found
+
+
+def _belongs(entry: Path, marker: bytes, temp_dir: str) -> bool:
+    try:
+        if marker in (entry / "environ").read_bytes().split(b"\0"):
+            return True
+        titled = (entry / "cmdline").read_bytes().startswith(b"ray::")
+        folder = str((entry / "cwd").readlink()).removesuffix(" (deleted)")
+        return titled and f"{folder}/".startswith(f"{temp_dir}/")
+    except OSError:
+        return False
 
 
 def _ancestors() -> set[int]:

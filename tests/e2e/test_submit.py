@@ -126,10 +126,10 @@ def test_start_again_finds_the_head_and_stop_ends_only_its_own(head, tmp_path):
         os.kill(second.process.pid, signal.SIGKILL)  # dies badly: its daemons must still be cleared away
         third = local.start(copy, cpus=1, endpoint_port=0)
         assert third.process != second.process and third.is_alive()
-        assert find_marked(second.cluster_id) == []
+        assert find_marked(second.cluster_id, second.temp_dir) == []
     finally:
         local.stop(copy)
-    assert find_marked(third.cluster_id) == [] and not os.path.exists(third.temp_dir)
+    assert find_marked(third.cluster_id, third.temp_dir) == [] and not os.path.exists(third.temp_dir)
     assert not local.stop(copy)
     assert running.is_alive()
     assert (copy / "ray_token").exists() and not (copy / "env").exists()

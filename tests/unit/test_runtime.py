@@ -1,6 +1,7 @@
 """Addresses, preflight checks, process bookkeeping and the tour's arithmetic: all without Ray."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -67,7 +68,7 @@ def test_secret_is_private_and_kept(tmp_path):
     assert set(_secret_paths(tmp_path)) == {"FTLIB_KEY", "FTLIB_API_KEYS"}
 
 
-def test_marked_processes_are_found_and_others_left_alone():
+def test_marked_processes_are_found_and_others_left_alone(tmp_path):
     sleep = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
     marked = {**os.environ, CLUSTER_ID: "unit-test-a"}
     other = {**os.environ, CLUSTER_ID: "unit-test-ab"}
@@ -75,7 +76,7 @@ def test_marked_processes_are_found_and_others_left_alone():
     try:
         for child in children:
             assert child.stdout.readline() == b"up\n"
-        found = find_marked("unit-test-a")
+        found = find_marked("unit-test-a", str(tmp_path))
         assert [item.pid for item in found] == [children[0].pid]
         assert end(found, signal.SIGTERM, 10) == []
         assert children[1].poll() is None
@@ -84,6 +85,22 @@ def test_marked_processes_are_found_and_others_left_alone():
             child.kill()
             child.wait()
             child.stdout.close()
+
+
+def test_titled_process_in_the_temporary_folder_is_found_without_its_environment(tmp_path):
+    """As Ray's dashboard agent, whose title runs over its environment; a user's process in that folder is not ours."""
+    ours, same_prefix = tmp_path / "ft-1", tmp_path / "ft-10"
+    children = []
+    for folder, name in ((ours / "w2", "ray::Agent"), (ours, "vi"), (same_prefix, "ray::Agent")):
+        folder.mkdir(parents=True, exist_ok=True)
+        children.append(subprocess.Popen([name, "60"], executable=shutil.which("sleep"), cwd=folder, env={}))
+    try:
+        shutil.rmtree(ours / "w2")  # the folder is gone by then
+        assert [item.pid for item in find_marked("nobody", str(ours))] == [children[0].pid]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def test_a_reused_pid_is_another_process():
