@@ -186,6 +186,11 @@ def _encode(name: str, pieces: list[pa.Table]) -> bytes:
     if pieces:
         rows = pa.concat_tables(pieces).combine_chunks()
         table = rows.take(pc.sort_indices(rows, _ORDER.get(name, _BY_ID))).select(schema.names)
+    return encode_table(table)
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """A table as the Parquet file that stands in a dataset."""
     buffer = io.BytesIO()
     pq.write_table(table.combine_chunks(), buffer, compression="zstd", row_group_size=_ROW_GROUP)
     return buffer.getvalue()
