@@ -40,7 +40,7 @@ class EraseConfig(JobConfig):
     """`jobs.erase`. Keys on a command line are seen by other users and in Ray's list of jobs: `subjects_file` is not."""
 
     subject: KeyStr | None = None
-    """The data subject's key, as it stood in the input's subject column. Quote numbers that begin with 0."""
+    """The data subject's key, as it stood in the input's subject column. In a file, quote numbers."""
 
     subjects: list[KeyStr] = []
     """More of them."""

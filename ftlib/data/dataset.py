@@ -69,7 +69,8 @@ def write_dataset(
             files=dict(sorted(files.items())),
             started=started,
             stages=facts["stages"],
-            **made_by,
+            ner_model=made_by["ner_model"],
+            keyed_by=made_by["keyed_by"],
             dedup=_dedup_scheme(config),
         )
         # Paths and parallelism change no byte of the result, so they stand where runs may differ.

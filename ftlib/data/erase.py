@@ -97,7 +97,7 @@ def erase(config: EraseConfig) -> dict[str, Any]:
     if not datasets:
         raise UserError(f"search.paths: no prepared dataset in {', '.join(config.search.paths)}")
     unsearchable, searchable = _split_searchable(datasets, key_fingerprint(key))
-    holdings = [found for item in searchable if (found := find_rows(item, person))]
+    holdings = [holding for item in searchable if (holding := find_rows(item, person))]
     earlier = [_entry(item) for item in searchable if _erased_before(item, person)]
     if not holdings and not earlier:
         raise UserError(_nobody(len(searchable), unsearchable))

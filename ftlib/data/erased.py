@@ -102,10 +102,12 @@ def _own(table: pa.Table, person: Person) -> np.ndarray:
 
 def find_rows(found: Found, person: Person) -> Holding | None:
     """The person's rows in a dataset with lineage; None when there are none."""
-    lineage = read_parquet(join(found.folder, LINEAGE_FILE))
-    rows = _own(lineage, person) | _in_raw(found.folder, lineage, person)
-    if not rows.any():
+    path, raw = join(found.folder, LINEAGE_FILE), _in_raw(found.folder, person)
+    named = pc.field(s.SUBJECT).isin(sorted(person.subjects)) | pc.field(s.ID).isin(sorted(person.ids))
+    if not raw and not read_parquet(path, [s.ID], named).num_rows:
         return None
+    lineage = read_parquet(path)
+    rows = _own(lineage, person) | _at(lineage, raw)
     keepers = read_parquet(join(found.folder, DROPPED_FILE), [s.KEEPER_ID])[s.KEEPER_ID]
     kept_for = keepers.filter(pa.array(rows_where(lineage, s.IN_DROPPED, rows)))
     copied = frozenset(id_ for id_ in kept_for.to_pylist() if id_ is not None)
@@ -114,12 +116,11 @@ def find_rows(found: Found, person: Person) -> Holding | None:
     return Holding(found, lineage, rows | (holding.hit(lineage) & in_split), person, copied)
 
 
-def _in_raw(folder: str, lineage: pa.Table, person: Person) -> np.ndarray:
-    """Rows in quarantine without a readable subject whose kept raw bytes hold one of the keys."""
+def _in_raw(folder: str, person: Person) -> set[tuple[str, int]]:
+    """Source and position of rows in quarantine whose kept raw bytes hold one of the keys."""
     broken = read_parquet(join(folder, QUARANTINE_FILE), [s.SOURCE, s.POSITION, s.RAW])
     broken = broken.filter(pc.is_valid(broken[s.RAW])).to_pylist()
-    places = {(row[s.SOURCE], row[s.POSITION]) for row in broken if any(_holds(row[s.RAW], key) for key in person.keys)}
-    return _at(lineage, places)
+    return {(row[s.SOURCE], row[s.POSITION]) for row in broken if any(_holds(row[s.RAW], key) for key in person.keys)}
 
 
 def _holds(raw: bytes, key: bytes) -> bool:
