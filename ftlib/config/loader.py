@@ -73,7 +73,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         value = text
-    if isinstance(value, int | date) and not isinstance(value, bool) and str(value) != text:
+    if isinstance(value, date) or (type(value) is int and str(value) != text):
         value = text  # 0123 is no octal number and 2024-01-31 no date where a person's key is meant
     node = values
     *parents, last = key.split(".")
