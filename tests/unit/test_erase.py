@@ -16,6 +16,8 @@ from ftlib.data.prepared import open_prepared
 from ftlib.registry.derived import Origins, affected_versions, roll_backs
 from ftlib.registry.manifest import build_manifest, write_manifest
 from ftlib.registry.search import Found
+from ftlib.runtime.job import job_main
+from jobs.erase import run as job
 from tests.prepared_case import KEY, everything_in, hashed, row, write_case
 
 
@@ -247,6 +249,20 @@ def test_mistakes_are_told_in_one_message(dataset, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no redaction key"):
         run(dataset, subject="ann")
     assert not (tmp_path / "home" / "redaction.key").exists()
+
+
+@pytest.mark.parametrize(("subject", "code"), [("ann", 0), ("zoe", 2)])
+def test_the_job_ends_with_its_proof_or_one_message(dataset, capsys, subject, code):
+    with pytest.raises(SystemExit) as caught:
+        job_main("erase", EraseConfig, job, [f"subject={subject}", f"search.paths=[{dataset}]"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert caught.value.code == code
+    if code:
+        assert result["manifest"] is None and "none of 1 prepared datasets" in result["message"]
+    else:
+        written = json.loads((Path(result["manifest"]).parent / "result.json").read_text())
+        assert written == result and result["must"] == {"delete": [str(dataset)]}
+        assert "ann" not in json.dumps(result).replace(str(dataset.parent), "")
 
 
 def test_versions_of_a_run_are_found_and_the_way_back_named():
