@@ -69,7 +69,7 @@ class Consequences:
     deployments: list[dict[str, Any]] = field(default_factory=list)
     token_caches: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
-    """Temporary folders of writes that were cut off: nothing says what is in them."""
+    """Temporary folders of writes that were cut off, and datasets that were not finished."""
     inputs: list[str] = field(default_factory=list)
     """Where the raw records came from: the next preparation would bring the person back."""
     roll_backs: list[dict[str, Any]] = field(default_factory=list)
@@ -93,7 +93,7 @@ def erase(config: EraseConfig) -> dict[str, Any]:
     versions = list_versions(config.registry.uri) if config.registry else []
     places = find_places(config.search.paths, (MANIFEST, INFO, _RUN_CONFIG))
     results = places.results()
-    datasets = [item for item in results if item.kind == KIND and exists(join(item.folder, SUCCESS))]
+    datasets = [item for item in results if item.kind == KIND and not _is_unfinished(item)]
     if not datasets:
         raise UserError(f"search.paths: no prepared dataset in {', '.join(config.search.paths)}")
     unsearchable, searchable = _split_searchable(datasets, key_fingerprint(key))
@@ -140,6 +140,11 @@ def _person(config: EraseConfig, key: bytes) -> Person:
         hashed_ids=hashed,
         keys=tuple(value.encode("utf-8", "surrogatepass") for value in [*subjects, *config.ids]),
     )
+
+
+def _is_unfinished(item: Found) -> bool:
+    """Whether a preparation did not end, or its gate said no: nobody may use the dataset, but it is there."""
+    return item.kind == KIND and not exists(join(item.folder, SUCCESS))
 
 
 def _split_searchable(datasets: Sequence[Found], keyed_by: str) -> tuple[dict[str, Any], list[Found]]:
@@ -226,7 +231,7 @@ def _consequences(
             for item in affected_deployments(served, runs, hashes)
         ],
         token_caches=_token_caches(places, origins, [*(item.folder for item in runs), *unfinished]),
-        leftovers=places.leftovers,
+        leftovers=sorted([*places.leftovers, *(item.folder for item in results if _is_unfinished(item))]),
         inputs=sorted(inputs),
         roll_backs=roll_backs(versions, models),
     )

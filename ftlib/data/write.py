@@ -148,6 +148,8 @@ def _lineage(table: pa.Table, places: np.ndarray) -> pa.Table:
     found = pa.array(np.zeros(table.num_rows, dtype=np.int32))
     if s.FINDINGS in table.column_names:
         found = pc.fill_null(pc.list_value_length(table[s.FINDINGS]), 0)
+    if s.SUBJECT not in table.column_names:
+        raise ValueError("a row without its subject could not be found again")  # erasure relies on it
     table = table.append_column(s.POSITION, positions(table)).append_column("place", pa.array(places, pa.string()))
     return _columns(table.append_column("num_redactions", found), s.LINEAGE)
 

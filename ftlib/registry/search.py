@@ -11,8 +11,8 @@ from ftlib.core.errors import UserError
 from ftlib.core.storage import filesystem, is_uri, join, local_path, read_bytes, read_json
 from ftlib.registry.manifest import MANIFEST
 
-_LEFTOVER = re.compile(r"/\.[^/]+\.[0-9a-f]{8}\.(tmp|old)(?=/)")
-"""`core.storage.atomic_dir`'s temporary folders."""
+_LEFTOVER = re.compile(r"/\.[^/]+\.([0-9a-f]{8}\.(tmp|old)|unfinished)(?=/)")
+"""Temporary folders: of `core.storage.atomic_dir`, and of preparations that did not end."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Places:
 
     by_name: dict[str, list[str]]
     leftovers: list[str]
-    """Temporary folders in which a wanted file lies: their writer was killed, or is still at work."""
+    """Temporary folders with files: their writer was killed, or is still at work."""
 
     def results(self) -> list[Found]:
         """All folders with a readable manifest."""
@@ -68,10 +68,8 @@ def find_places(paths: Sequence[str], names: Iterable[str]) -> Places:
         prefix = path.split("://", 1)[0] + "://" if is_uri(path) else ""
         for file in fs.find(canonical(path) if not prefix else inner):
             folder, _, name = str(file).rpartition("/")
-            if name not in by_name:
-                continue
             if cut_off := _LEFTOVER.search(folder + "/"):
                 leftovers.add(prefix + folder[: cut_off.end()].rstrip("/"))
-            else:
+            elif name in by_name:
                 by_name[name].add(prefix + folder)
     return Places({name: sorted(folders) for name, folders in by_name.items()}, sorted(leftovers))

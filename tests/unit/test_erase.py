@@ -184,9 +184,12 @@ def world(tmp_path, dataset):
     write_result(apps / "whole", "deployment", inputs={"base": {"source": str(mine / "model")}, "adapters": []})
     theirs_served = {"path": str(theirs / "adapter"), "sha256": "c" * 64}
     write_result(apps / "theirs", "deployment", inputs={"base": {"source": "m"}, "adapters": [theirs_served]})
-    leftover = tmp_path / "data" / ".tickets.0123abcd.tmp" / "manifest.json"
-    leftover.parent.mkdir()
-    leftover.write_text("{}")
+    for name in (".tickets.0123abcd.tmp", ".tickets.unfinished"):
+        leftover = tmp_path / "data" / name / "1" / "rows.parquet"
+        leftover.parent.mkdir(parents=True)
+        leftover.write_text("")
+    refused = write_case(tmp_path / "data" / "refused", rows_of("ann"))
+    (refused / "_SUCCESS").unlink()
     return {"runs": [by_key, mine], "sweeps": [sweep], "evaluations": [judged, seen]}
 
 
@@ -199,7 +202,8 @@ def test_what_follows_from_the_data_is_listed_and_nothing_else(dataset, tmp_path
     assert result["unfinished_runs"] == [str(tmp_path / "runs" / "killed")]
     caches = [str(tmp_path / "runs" / ".tokens" / name) for name in ("t1", "t3")]
     assert result["token_caches"] == caches
-    assert result["leftovers"] == [str(tmp_path / "data" / ".tickets.0123abcd.tmp")]
+    names = (".tickets.0123abcd.tmp", ".tickets.unfinished", "refused")
+    assert result["leftovers"] == [str(tmp_path / "data" / name) for name in names]
     must = result["must"]
     assert must["retrain"] == result["runs"] and must["sweep_again"] == result["sweeps"]
     assert must["evaluate_again"] == result["evaluations"] and len(must["undeploy"]) == 3
