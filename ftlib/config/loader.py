@@ -9,6 +9,7 @@ import json
 import os
 import types
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -72,6 +73,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         value = text
+    if isinstance(value, date) or (type(value) is int and str(value) != text):
+        value = text  # 0123 is no octal number and 2024-01-31 no date where a person's key is meant
     node = values
     *parents, last = key.split(".")
     for parent in parents:

@@ -209,6 +209,13 @@ class QuarantineConfig(Config):
     """The job fails when more than this share of the rows ends in quarantine."""
 
 
+class ReviewConfig(Config):
+    """What a person decided about rows that were held for review."""
+
+    decisions: PathStr | None = None
+    """Answers to an earlier run's `review.jsonl`: a Label Studio JSON export, or JSONL lines `{id, decision: accept|edit|reject, answer?, label?}`. accept keeps the row, edit replaces its answer or label (redacted like any input), reject drops it."""
+
+
 class ExecutionConfig(Config):
     """How the work is spread. Nothing here changes the result."""
 
@@ -253,6 +260,9 @@ class PrepareConfig(JobConfig):
     quarantine: QuarantineConfig = QuarantineConfig()
     """Unreadable rows."""
 
+    review: ReviewConfig = ReviewConfig()
+    """Rows held for a person."""
+
     execution: ExecutionConfig = ExecutionConfig()
     """Parallelism."""
 
@@ -263,6 +273,6 @@ class PrepareConfig(JobConfig):
         for section, names in {"input": ["chunk_bytes", "paths"], "pii": ["batch_size"], "output": ["path"]}.items():
             for name in names:
                 values[section].pop(name)
-        for name in ("execution", "cluster"):
+        for name in ("execution", "cluster", "review"):
             values.pop(name)
         return values

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from ftlib.config.base import JobConfig, PathMarker
 from ftlib.config.deploy import DeployConfig
+from ftlib.config.erase import EraseConfig
 from ftlib.config.evaluate import EvaluateConfig
 from ftlib.config.pipeline import PipelineConfig
 from ftlib.config.prepare import PrepareConfig
@@ -32,6 +33,7 @@ JOBS: dict[str, type[JobConfig]] = {
     "train": TrainConfig,
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,
+    "erase": EraseConfig,
     "promote": PromoteConfig,
     "deploy": DeployConfig,
     "pipeline": PipelineConfig,

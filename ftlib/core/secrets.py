@@ -28,15 +28,21 @@ def read_secret(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
-def redaction_key() -> bytes:
+def redaction_key(create: bool = True) -> bytes:
     """The key of every keyed hash in prepared data.
 
     Without `FTLIB_KEY_FILE` or `FTLIB_KEY` a random key is made once in `FTLIB_HOME`, so that a second run on this
-    machine gives the same bytes; a cluster should mount one. Raises UserError for a key under 16 bytes.
+    machine gives the same bytes; a cluster should mount one. Raises UserError for a key under 16 bytes, and for none
+    where `create` is false: what must match hashes of an earlier time has no use for a new key.
     """
     value = read_secret(REDACTION_KEY)
     if value is None:
         path = state_home() / "redaction.key"
+        if not path.exists() and not create:
+            raise UserError(
+                f"no redaction key: set {REDACTION_KEY}_FILE (or {REDACTION_KEY}) to the key that the data was "
+                f"prepared with; there is none in {path} either"
+            )
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -65,6 +65,14 @@ def only_dropped(tables: list[pa.Table]) -> pa.Table:
     return table.filter(pc.and_(pc.is_valid(table[s.STAGE]), pc.not_equal(table[s.STAGE], REVIEW)))
 
 
+def held_rows(tables: list[pa.Table], ids: list[str], rows: UInt64s) -> pa.Table:
+    """Of `DECISION` tables with stored ids: the rows held for review that have one of these ids or row keys."""
+    table = pa.concat_tables(tables)
+    named = pc.or_(pc.is_in(table[s.ID], pa.array(ids, pa.string())), pa.array(contains(rows, row_keys(table))))
+    held = pc.fill_null(pc.equal(table[s.STAGE], REVIEW), False)
+    return table.filter(pc.and_(held, named)).select([s.ROW, s.ID, s.KEEPER_ROW])
+
+
 def summarise(blocks: list[Any]) -> Decided:
     """The row keys in `DECISION` blocks, by what happens to them."""
 

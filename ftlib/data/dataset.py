@@ -25,9 +25,24 @@ REPORT_FILES = ("report.json", "report.html")
 
 
 def write_dataset(
-    config: PrepareConfig, outcome: Outcome, *, work: str, inputs: list[dict[str, Any]], ner: str, started: float
+    config: PrepareConfig,
+    outcome: Outcome,
+    *,
+    work: str,
+    inputs: list[dict[str, Any]],
+    made_by: dict[str, str],
+    started: float,
 ) -> dict[str, Any]:
-    """Write everything; returns the manifest. The folder appears whole or not at all."""
+    """Write everything; returns the manifest. The folder appears whole or not at all.
+
+    Args:
+        config: the job's.
+        outcome: what is to be written.
+        work: key of the work.
+        inputs: fingerprints of all inputs.
+        made_by: `ner_model`, and `keyed_by`: which key the hashes were made with (`text.keyed.key_fingerprint`).
+        started: `time.time()` at the start.
+    """
     import ray
 
     path = config.output.path
@@ -42,7 +57,7 @@ def write_dataset(
                 f"output.path={path}: {len(missing)} files were written on other nodes and are not seen here; "
                 "name a folder that all nodes share, or a URI"
             )
-        facts = make_facts(config, outcome, ner)
+        facts = make_facts(config, outcome, made_by["ner_model"])
         write_report(folder, build_report(facts))
         files |= {name: _sha256(join(folder, name)) for name in REPORT_FILES}
         manifest = build_manifest(
@@ -54,7 +69,8 @@ def write_dataset(
             files=dict(sorted(files.items())),
             started=started,
             stages=facts["stages"],
-            ner_model=ner,
+            ner_model=made_by["ner_model"],
+            keyed_by=made_by["keyed_by"],
             dedup=_dedup_scheme(config),
         )
         # Paths and parallelism change no byte of the result, so they stand where runs may differ.

@@ -33,6 +33,7 @@ SIGNATURE = pa.schema(
         (s.DERIVED, pa.bool_()),
         (s.SOURCE, pa.string()),
         (s.LABEL, pa.string()),
+        (s.SUBJECT, pa.string()),
         ("broken", pa.bool_()),
         ("input_hash", pa.uint64()),
         ("outcome_hash", pa.uint64()),
@@ -52,6 +53,7 @@ DECISION = pa.schema(
         (s.DERIVED, pa.bool_()),
         (s.SOURCE, pa.string()),
         (s.LABEL, pa.string()),
+        (s.SUBJECT, pa.string()),
         (s.STAGE, pa.string()),
         (s.REASON, pa.string()),
         (s.KEEPER_ROW, pa.uint64()),
@@ -65,7 +67,7 @@ DECISION = pa.schema(
 REVIEW, DEDUP = "review", "dedup"
 LABEL_CONFLICT, EXACT, NEAR = "label_conflict", "exact_duplicate", "near_duplicate"
 
-_IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL]
+_IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL, s.SUBJECT]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.data import passes
+from ftlib.data import schema as s
 from ftlib.data.blocks import (
     NO_ROWS,
     Decided,
@@ -28,6 +29,7 @@ from ftlib.data.blocks import (
     count_decided,
     count_placed,
     count_rows,
+    held_rows,
     kept_table,
     only_dropped,
     only_links,
@@ -50,6 +52,7 @@ from ftlib.data.dedup import (
 from ftlib.data.facts import Counts
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import store_ids
+from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
 from ftlib.data.rows import ReadTask
 from ftlib.data.split import SplitRows, assign_splits
 from ftlib.data.write import Assignment
@@ -92,8 +95,11 @@ class Outcome:
 class Flow:
     """One run."""
 
-    def __init__(self, config: PrepareConfig, key: bytes, tasks: Sequence[ReadTask]) -> None:
-        self._config, self._key, self._tasks = config, key, tasks
+    def __init__(
+        self, config: PrepareConfig, key: bytes, tasks: Sequence[ReadTask], answers: Sequence[Answer] = ()
+    ) -> None:
+        self._config, self._key, self._tasks, self._answers = config, key, tasks, answers
+        self._decisions: dict[int, Decision] = {}
         cpus = cluster_resources().get("CPU", 1.0)
         self._resources = passes.share_cpus(cpus, config.execution.num_workers)
         self._sign = SignSettings(config.dedup, key)
@@ -102,7 +108,7 @@ class Flow:
     def run(self) -> Outcome:
         """All stages up to the split."""
         signatures, rows, by_source = self._read()
-        first = self._decide(signatures)
+        first = self._settle(self._decide(signatures))
         logger.info("%d duplicates dropped, %d rows held for review", len(first.removed), len(first.held))
         processed = self._process(Selection(skip=first.removed), first.held, len(rows) - len(first.removed))
         kept, lost, broken = verdicts(processed)
@@ -179,6 +185,32 @@ class Flow:
             blocks = map_blocks(blocks, only_links)
         return summarise(blocks)
 
+    def _settle(self, decided: Decided) -> Decided:
+        """Take what a person decided off the hold; the rows of one conflict still share a split."""
+        import ray
+
+        if not self._answers:
+            return decided
+        ranks = {task.source: task.rank for task in self._tasks}
+        places = [row_key_of(answer.place, ranks) for answer in self._answers if answer.place is not None]
+        keys = ray.put(np.sort(np.array([row for row in places if row is not None], dtype=np.uint64)))
+        ids = ray.put([answer.id for answer in self._answers if answer.place is None])
+        stored = store_ids(decided.blocks, self._config.pii, self._key)
+        found = collect(map_blocks(stored, lambda tables: held_rows(tables, ray.get(ids), ray.get(keys))))
+        held = pa.concat_tables(found)
+        rows, groups = row_keys(held), held[s.KEEPER_ROW].to_numpy()
+        self._decisions = resolve(self._answers, Held(rows, held[s.ID].to_pylist(), groups), ranks)
+        settled = np.sort(np.fromiter(self._decisions, dtype=np.uint64, count=len(self._decisions)))
+        logger.info("%d rows were decided by a person", len(settled))
+        chosen = contains(settled, rows)
+        return Decided(
+            blocks=restrict(decided.blocks, settled, inside=False),
+            removed=decided.removed,
+            keepers=decided.keepers,
+            held=np.setdiff1d(decided.held, settled),
+            links=np.concatenate([decided.links, np.stack([groups[chosen], rows[chosen]], axis=1)]),
+        )
+
     def _process(self, selection: Selection, held: UInt64s, total: int) -> list[Any]:
         """A second pass: redaction and filters of the selected rows."""
         import ray
@@ -187,8 +219,11 @@ class Flow:
         tables = passes.read_tables(
             self._tasks, self._reader(config.quarantine.keep_raw), resources, ray.put(selection)
         )
+        decisions = ray.put(self._decisions)
+        if self._decisions:
+            tables = passes.edited(tables, decisions, resources)
         redacted = passes.redacted(tables, config.pii, self._key, resources)
-        filtered = passes.filtered(redacted, config.filter, ray.put(held), resources)
+        filtered = passes.filtered(redacted, config.filter, ray.put(held), decisions, resources)
         logger.info("%d rows to redact in up to %d processes, which load first", total, resources.num_actors)
         return passes.run_pass(filtered, "redacting and filtering", total)
 

@@ -19,6 +19,7 @@ from ftlib.data.dedup import SIGNATURE, SignSettings, sign
 from ftlib.data.filter import apply_filters
 from ftlib.data.read import ReadSettings, Selection, read_records
 from ftlib.data.redact import redactor_class
+from ftlib.data.review import apply_decisions, apply_edits
 from ftlib.data.rows import ReadTask
 
 logger = get_logger(__name__)
@@ -101,12 +102,32 @@ def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) 
     )
 
 
-def filtered(dataset: Any, config: FilterConfig, review: Any, resources: Resources) -> Any:
-    """Quality filters. `review`: reference of the sorted row keys that are held for a person."""
+def edited(dataset: Any, decisions: Any, resources: Resources) -> Any:
+    """`schema.READ` with what a person changed. `decisions`: reference of `Decision`s by row key."""
     import ray
 
     def run(table: pa.Table) -> pa.Table:
-        return apply_filters(table, config, ray.get(review)) if table.num_rows else s.PROCESSED.empty_table()
+        return apply_edits(table, ray.get(decisions)) if table.num_rows else s.READ.empty_table()
+
+    return _map(dataset, run, resources)
+
+
+def filtered(dataset: Any, config: FilterConfig, review: Any, decisions: Any, resources: Resources) -> Any:
+    """Quality filters, then what a person decided.
+
+    Args:
+        dataset: of `schema.PROCESSED`.
+        config: limits.
+        review: reference of the sorted row keys that are held for a person.
+        decisions: reference of `Decision`s by row key.
+        resources: of a task.
+    """
+    import ray
+
+    def run(table: pa.Table) -> pa.Table:
+        if not table.num_rows:
+            return s.PROCESSED.empty_table()
+        return apply_decisions(apply_filters(table, config, ray.get(review)), ray.get(decisions))
 
     return _map(dataset, run, resources)
 

@@ -4,6 +4,7 @@ In: a `PrepareConfig`. Out: the dataset of DESIGN §2 at `output.path`. What can
 known before Ray starts; a second run of the same work returns the first one's result.
 """
 
+import hashlib
 import importlib.util
 import time
 from typing import Any
@@ -12,16 +13,17 @@ from ftlib.config.prepare import PiiConfig, PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.core.secrets import redaction_key
-from ftlib.core.storage import exists, filesystem, join, read_json
+from ftlib.core.storage import exists, filesystem, join, read_bytes, read_json
 from ftlib.data.dataset import write_dataset
 from ftlib.data.flow import Flow
 from ftlib.data.inputs import find_inputs
 from ftlib.data.passes import configure_ray_data
 from ftlib.data.prepared import KIND, SUCCESS
 from ftlib.data.read import plan_reads
+from ftlib.data.review import read_decisions
 from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.runtime.cluster import connect
-from ftlib.text.keyed import KeyedHash
+from ftlib.text.keyed import key_fingerprint
 
 logger = get_logger(__name__)
 
@@ -36,9 +38,14 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     ner = check_pii(config.pii)
     files = find_inputs(config.input.paths)
     described = [file.describe() for file in files]
-    work = work_key(
-        KIND, config.result_keys, {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner}
-    )
+    answers = []
+    if decisions := config.review.decisions:
+        answers = read_decisions(decisions)
+        content = read_bytes(decisions)
+        name, digest = "review.decisions", hashlib.sha256(content).hexdigest()
+        described.append({"source": name, "bytes": len(content), "fingerprint": digest})
+    keyed_by = key_fingerprint(key)
+    work = work_key(KIND, config.result_keys, {"files": described, "key": keyed_by, "ner": ner})
     check_output(config.output.path)
     manifest = finished(config.output.path, work)
     if manifest and exists(join(config.output.path, SUCCESS)):
@@ -47,8 +54,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     tasks = plan_reads(files, config.input, key)
     with connect(config.cluster):
         configure_ray_data()
-        outcome = Flow(config, key, tasks).run()
-        manifest = write_dataset(config, outcome, work=work, inputs=described, ner=ner, started=started)
+        outcome = Flow(config, key, tasks, answers).run()
+        made_by = {"ner_model": ner, "keyed_by": keyed_by}
+        manifest = write_dataset(config, outcome, work=work, inputs=described, made_by=made_by, started=started)
     return _result(config, manifest, reused=False)
 
 

@@ -1,11 +1,13 @@
 """Opening a prepared dataset: the one way in for training and evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from ftlib.core.errors import UserError
+from ftlib.core.fingerprints import fingerprint
 from ftlib.core.storage import exists, filesystem, join
 from ftlib.data.schema import RECORD, SPLITS
 from ftlib.registry.manifest import read_manifest
@@ -29,6 +31,11 @@ class PreparedDataset:
             raise UserError(f"{self.path}: no split {split!r}; there are {', '.join(SPLITS)}")
         return [join(self.path, name) for name in sorted(self.manifest["files"]) if name.startswith(f"{split}/")]
 
+    @property
+    def training_key(self) -> str:
+        """Hash of the files that a training reads: what runs are known to be trained on."""
+        return training_key(self.manifest["files"])
+
     def num_rows(self, split: str) -> int:
         """Rows of a split."""
         return int(self.manifest["counts"]["splits"][split])
@@ -50,6 +57,11 @@ class PreparedDataset:
     def _located(self, split: str) -> tuple[Any, list[str]]:
         fs, _ = filesystem(self.path)
         return fs, [filesystem(file)[1] for file in self.files(split)]
+
+
+def training_key(files: Mapping[str, str]) -> str:
+    """Hash of the training and validation files among a manifest's `files`."""
+    return fingerprint({name: digest for name, digest in files.items() if name.startswith(("train/", "val/"))})
 
 
 def open_prepared(path: str) -> PreparedDataset:

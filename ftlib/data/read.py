@@ -22,11 +22,12 @@ from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
 from ftlib.data.inputs import InputFile, open_file
 from ftlib.data.rows import RawRow, ReadTask, iter_rows
-from ftlib.data.shapes import Content, RowError, resolve_shape, to_content, used_columns
+from ftlib.data.shapes import Content, RowError, resolve_shape, subject_of, to_content, used_columns
 from ftlib.text.keyed import KeyedHash, UInt64s
 
 logger = get_logger(__name__)
 
+SUBJECT_PURPOSE = "subject"
 _PEEK_ROWS = 64
 _PEEK_LINES = 1000
 _TABLE_BYTES = 16 << 20
@@ -57,6 +58,11 @@ class Selection:
         """Positions in one file to skip, and to take (None: all)."""
         take = None if self.take is None else _positions(self.take, rank)
         return (frozenset() if self.skip is None else _positions(self.skip, rank)), take
+
+
+def subject_hash(hasher: KeyedHash, subject: str) -> str:
+    """What stands in a dataset for a subject's key. `hasher`: `KeyedHash(key, SUBJECT_PURPOSE)`."""
+    return hasher.hex(subject.encode("utf-8", "surrogatepass"))
 
 
 def _positions(rows: UInt64s, rank: int) -> frozenset[int]:
@@ -159,7 +165,7 @@ class _Builder:
 
     def __init__(self, task: ReadTask, settings: ReadSettings) -> None:
         self._task, self._settings = task, settings
-        self._id_hash, self._subject_hash = KeyedHash(settings.key, "id"), KeyedHash(settings.key, "subject")
+        self._id_hash, self._subject_hash = KeyedHash(settings.key, "id"), KeyedHash(settings.key, SUBJECT_PURPOSE)
         self._rows: list[dict[str, Any]] = []
         self._size = 0
 
@@ -184,6 +190,8 @@ class _Builder:
         }
         error = row.error
         if row.values is not None:
+            # Of a row without content too: what holds a person's row must be found by the person's key.
+            record[s.SUBJECT] = self._subject(row.values)
             try:
                 content = to_content(row.values, self._task.shape, self._settings.input)
                 record.update(self._fields(content))
@@ -198,6 +206,10 @@ class _Builder:
             record[s.RAW] = row.content[: self._settings.input.max_record_bytes]
         self._rows.append(record)
 
+    def _subject(self, values: dict[str, Any]) -> str | None:
+        subject = subject_of(values, self._settings.input)
+        return subject_hash(self._subject_hash, subject) if subject else None
+
     def _fields(self, content: Content) -> dict[str, Any]:
         fields: dict[str, Any] = {
             s.MESSAGES: content.messages,
@@ -205,7 +217,6 @@ class _Builder:
             s.REJECTED: content.rejected,
             s.LABEL: content.label,
             s.WEIGHT: content.weight,
-            s.SUBJECT: content.subject and self._subject_hash.hex(content.subject.encode("utf-8", "surrogatepass")),
             s.METADATA: _to_json(content.metadata),
         }
         if content.id:
@@ -226,7 +237,7 @@ class _Builder:
         try:
             return pa.Table.from_pylist([row], schema=s.READ)
         except (UnicodeError, pa.ArrowInvalid, pa.ArrowTypeError):
-            kept = {name: row.get(name) for name in (s.ROW, s.SOURCE, s.CONTENT_HASH, s.RAW)}
+            kept = {name: row.get(name) for name in (s.ROW, s.SOURCE, s.SUBJECT, s.CONTENT_HASH, s.RAW)}
             # A given id may be what is broken; the row needs none in quarantine.
             return pa.Table.from_pylist([{**kept, s.ID: "", s.DERIVED: True, s.ERROR: "bad_unicode"}], schema=s.READ)
 

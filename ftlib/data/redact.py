@@ -22,6 +22,8 @@ from ftlib.text.keyed import KeyedHash
 logger = get_logger(__name__)
 
 REDACT, CONTAINS_PII, FAILED = "redact", "contains_pii", "redaction_failed"
+GIVEN_ID = "given id"
+"""Purpose of the keyed hash that stands for an id with PII."""
 _LONG_NUMBER = 10**6
 _PLAIN_ID, _PLAIN_ID_DIGITS = re.compile(r"[A-Za-z0-9_-]{1,16}"), 6
 _CONTENT = (s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA)
@@ -31,7 +33,7 @@ class IdScanner:
     """Decides under which id a record is stored."""
 
     def __init__(self, config: PiiConfig, key: bytes) -> None:
-        self._config, self._hash = config, KeyedHash(key, "given id")
+        self._config, self._hash = config, KeyedHash(key, GIVEN_ID)
         self._analyzer: Any = None
 
     def stored(self, ids: Sequence[str], derived: Sequence[bool]) -> list[str]:

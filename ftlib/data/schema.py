@@ -79,6 +79,22 @@ QUARANTINE = pa.schema(
 """`position`: byte offset in a JSONL file (after decompression), row number in others. `raw` is null unless
 `quarantine.keep_raw`."""
 
+LINEAGE = pa.schema(
+    [
+        (ID, pa.string()),
+        (SOURCE, pa.string()),
+        (POSITION, pa.int64()),
+        (SUBJECT, pa.string()),
+        ("place", pa.string()),
+        (STAGE, pa.string()),
+        ("num_redactions", pa.int32()),
+    ]
+)
+"""Where every input row ended, sorted by id, source and position. `place`: a split, `dropped` or `quarantine`; `stage`:
+what dropped it. The n-th dropped row here is the n-th of `dropped.parquet`, and the rows of `redactions.parquet` come
+in the same order, `num_redactions` of each: rows that share an id can be told apart."""
+IN_DROPPED, IN_QUARANTINE = "dropped", "quarantine"
+
 READ = pa.schema(
     [
         (ROW, pa.uint64()),

@@ -117,6 +117,14 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     return content
 
 
+def subject_of(row: Row, config: InputConfig) -> str | None:
+    """The data subject's key of a row of any shape; None without one, or where it is no plain value."""
+    try:
+        return _scalar(_lookup(row, config.subject_column), "bad_subject") or None
+    except RowError:
+        return None
+
+
 def used_columns(shape: str, config: InputConfig) -> set[str]:
     """Columns that end up in the record; the others are left out."""
     used = _COMMON_COLUMNS | {config.label_column.split(".")[0], config.subject_column.split(".")[0]}

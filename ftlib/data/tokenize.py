@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
-from ftlib.core.storage import atomic_dir, filesystem
+from ftlib.core.storage import atomic_dir, filesystem, write_json
 from ftlib.data.pack import INFO, write_file, write_index
 from ftlib.data.schema import ID, MESSAGES, TEXT, WEIGHT
 from ftlib.models.chat import encode_example, encode_text
@@ -31,6 +31,8 @@ logger = get_logger(__name__)
 
 FORMAT = 2
 """Version of the folder's layout and of the algorithm: part of the key."""
+INPUTS = "inputs.json"
+"""What the tokens were made from, beside them."""
 _SHOWN_IDS = 5
 
 
@@ -76,6 +78,8 @@ def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: Tokeniz
         limit = hash_limit(files, settings.max_rows)
         with atomic_dir(str(folder)) as target:
             info = _build(files, target, settings, limit)
+            # Erasure finds the tokens of a dataset by it.
+            write_json(str(target / INPUTS), inputs)
         logger.info("tokenised: %s", ", ".join(f"{name} {value}" for name, value in info.items()))
     return folder
 

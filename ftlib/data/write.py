@@ -1,8 +1,8 @@
 """The files of a prepared dataset, written by one exchange: a partition is a file.
 
 In: blocks of `schema.PROCESSED` and `dedup.DECISION`, and the split of each kept row. Out: `train/`, `val/`, `test/`,
-`dropped.parquet`, `redactions.parquet`, `quarantine.parquet`, `review.jsonl`. Rows go to the file that the hash of
-their id names and are sorted there, so that a file's bytes depend on its rows alone.
+`dropped.parquet`, `redactions.parquet`, `quarantine.parquet`, `lineage.parquet`, `review.jsonl`. Rows go to the file
+that the hash of their id names and are sorted there, so that a file's bytes depend on its rows alone.
 """
 
 import hashlib
@@ -21,17 +21,18 @@ from ftlib.core.storage import join, write_bytes
 from ftlib.data import schema as s
 from ftlib.data.dedup import REVIEW, contains, row_keys
 from ftlib.data.filter import kept_rows
+from ftlib.data.review import REJECTED, REVIEWED, as_task
 from ftlib.runtime.exchange import exchange
 from ftlib.text.keyed import KeyedHash, UInt64s
 
-DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, REVIEW_FILE = (
+DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE, REVIEW_FILE = (
     "dropped.parquet",
     "redactions.parquet",
     "quarantine.parquet",
+    "lineage.parquet",
     "review.jsonl",
 )
 _ROW_GROUP = 16384
-_REVIEWED = [s.ID, s.SOURCE, s.REASON, s.LABEL, s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def id_hashes(ids: Sequence[str]) -> UInt64s:
 def file_names(num_files: int) -> list[str]:
     """Paths of all data files below the dataset's folder."""
     parts = [f"{split}/part-{i:05d}.parquet" for split in s.SPLITS for i in range(num_files)]
-    return [*parts, DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, REVIEW_FILE]
+    return [*parts, DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE, REVIEW_FILE]
 
 
 def write_files(
@@ -90,6 +91,7 @@ def write_files(
             if s.KEEPER_ROW in table.column_names:
                 dropped = table.filter(pc.is_valid(table[s.STAGE]))
                 pieces[DROPPED_FILE].append(_columns(dropped, s.DROPPED))
+                pieces[LINEAGE_FILE].append(_lineage(dropped, np.full(dropped.num_rows, s.IN_DROPPED, dtype=object)))
             else:
                 _partition_processed(table, ray.get(assignment), num_files, pieces)
         return [pa.concat_tables(found) if found else None for found in pieces.values()]
@@ -112,13 +114,16 @@ def _partition_processed(
         for i in range(num_files):
             chosen = np.flatnonzero((splits == split) & (files == i))
             pieces[f"{name}/part-{i:05d}.parquet"].append(_columns(table.take(chosen), s.RECORD))
+    places = np.array([*s.SPLITS, s.IN_DROPPED], dtype=object)[splits]
+    places[table[s.ERROR].is_valid().to_numpy()] = s.IN_QUARANTINE
+    pieces[LINEAGE_FILE].append(_lineage(table, places))
     broken = table.filter(pc.is_valid(table[s.ERROR]))
     pieces[QUARANTINE_FILE].append(_quarantined(broken))
     good = table.filter(pc.is_null(table[s.ERROR]))
     pieces[REDACTIONS_FILE].append(_redactions(good))
     pieces[DROPPED_FILE].append(_columns(good.filter(pc.is_valid(good[s.STAGE])), s.DROPPED))
-    held = good.filter(pc.equal(good[s.STAGE], REVIEW))
-    pieces[REVIEW_FILE].append(held.select([s.ROW, *_REVIEWED]))
+    held = good.filter(pc.and_(pc.equal(good[s.STAGE], REVIEW), pc.not_equal(good[s.REASON], REJECTED)))
+    pieces[REVIEW_FILE].append(held.append_column(s.POSITION, positions(held)).select([s.ROW, *REVIEWED]))
 
 
 def _columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -129,9 +134,24 @@ def _columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(arrays, schema=wanted)
 
 
+def positions(table: pa.Table) -> pa.Array:
+    """Position in its source of each row of a table with row keys; int64 [num_rows]."""
+    return pa.array((row_keys(table) & np.uint64(s.MAX_POSITION)).astype(np.int64))
+
+
 def _quarantined(table: pa.Table) -> pa.Table:
-    position = pa.array((row_keys(table) & np.uint64(s.MAX_POSITION)).astype(np.int64))
-    return _columns(table.append_column(s.POSITION, position), s.QUARANTINE)
+    return _columns(table.append_column(s.POSITION, positions(table)), s.QUARANTINE)
+
+
+def _lineage(table: pa.Table, places: np.ndarray) -> pa.Table:
+    """`schema.LINEAGE` of rows of a `PROCESSED` or `DECISION` table. `places`: where each one ended."""
+    found = pa.array(np.zeros(table.num_rows, dtype=np.int32))
+    if s.FINDINGS in table.column_names:
+        found = pc.fill_null(pc.list_value_length(table[s.FINDINGS]), 0)
+    if s.SUBJECT not in table.column_names:
+        raise ValueError("a row without its subject could not be found again")  # erasure relies on it
+    table = table.append_column(s.POSITION, positions(table)).append_column("place", pa.array(places, pa.string()))
+    return _columns(table.append_column("num_redactions", found), s.LINEAGE)
 
 
 def _redactions(table: pa.Table) -> pa.Table:
@@ -146,7 +166,12 @@ def _redactions(table: pa.Table) -> pa.Table:
     )
 
 
-_EMPTY = {DROPPED_FILE: s.DROPPED, REDACTIONS_FILE: s.REDACTIONS, QUARANTINE_FILE: s.QUARANTINE}
+_EMPTY = {
+    DROPPED_FILE: s.DROPPED,
+    REDACTIONS_FILE: s.REDACTIONS,
+    QUARANTINE_FILE: s.QUARANTINE,
+    LINEAGE_FILE: s.LINEAGE,
+}
 _ORDER = {
     REDACTIONS_FILE: [(s.ID, "ascending"), (s.ROW, "ascending"), ("field", "ascending"), ("start", "ascending")],
     QUARANTINE_FILE: [(s.ROW, "ascending")],
@@ -163,6 +188,11 @@ def _encode(name: str, pieces: list[pa.Table]) -> bytes:
     if pieces:
         rows = pa.concat_tables(pieces).combine_chunks()
         table = rows.take(pc.sort_indices(rows, _ORDER.get(name, _BY_ID))).select(schema.names)
+    return encode_table(table)
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """A table as the Parquet file that stands in a dataset."""
     buffer = io.BytesIO()
     pq.write_table(table.combine_chunks(), buffer, compression="zstd", row_group_size=_ROW_GROUP)
     return buffer.getvalue()
@@ -171,9 +201,4 @@ def _encode(name: str, pieces: list[pa.Table]) -> bytes:
 def _encode_review(pieces: list[pa.Table]) -> bytes:
     records = [record for piece in pieces for record in piece.to_pylist()]
     records.sort(key=lambda record: (record[s.ID], record[s.ROW]))
-    lines = []
-    for record in records:
-        kept = {name: record[name] for name in _REVIEWED if record[name] is not None}
-        kept[s.METADATA] = json.loads(kept.get(s.METADATA) or "{}")
-        lines.append(json.dumps(kept, ensure_ascii=False) + "\n")
-    return "".join(lines).encode()
+    return "".join(json.dumps(as_task(record), ensure_ascii=False) + "\n" for record in records).encode()

@@ -101,6 +101,38 @@ def resolve_alias(registry: RegistryConfig, alias: str) -> RegisteredModel:
         return _fetch(client, client.get_model_version(registry.name, str(aliases[alias])))
 
 
+def list_versions(uri: str) -> list[dict[str, Any]]:
+    """All versions that ftlib registered at `uri`, by name and version.
+
+    Each has `name`, `version`, `aliases`, `sha256`, `run_id`, `run_path` and `dataset` (key of the training data).
+    """
+    found = []
+    with _client(RegistryConfig(uri=uri)) as client:
+        aliases: dict[tuple[str, str], list[str]] = {}
+        for model in _every(client.search_registered_models):
+            for alias, number in sorted(dict(model.aliases).items()):
+                aliases.setdefault((model.name, str(number)), []).append(alias)
+        for version in _every(client.search_model_versions):
+            tags = {key.removeprefix(TAG): value for key, value in version.tags.items() if key.startswith(TAG)}
+            if "sha256" not in tags:
+                continue
+            origin = {name: tags.get(name) for name in ("sha256", "run_id", "run_path", "dataset")}
+            given = aliases.get((version.name, str(version.version)), [])
+            found.append({"name": version.name, "version": int(version.version), "aliases": given, **origin})
+    return sorted(found, key=lambda item: (item["name"], item["version"]))
+
+
+def _every(search: Any) -> Iterator[Any]:
+    """All pages of an MLflow search."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def tracking_uri(registry: RegistryConfig) -> str:
     """MLflow's address of a registry. Raises UserError for an object store: SQLite needs a local disk."""
     uri = registry.uri

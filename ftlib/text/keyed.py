@@ -41,6 +41,11 @@ class KeyedHash:
         return hashlib.blake2b(digest_size=16, key=self._key, person=self._purpose)
 
 
+def key_fingerprint(key: bytes) -> str:
+    """Which key it is, without telling anything else about it."""
+    return KeyedHash(key, "fingerprint").hex(b"")
+
+
 def mix64(values: UInt64s) -> UInt64s:
     """MurmurHash3's 64-bit finalizer, element by element: a bijection that spreads every bit."""
     values = values ^ (values >> np.uint64(33))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import UserError
-from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 
 logger = get_logger(__name__)
@@ -35,10 +34,9 @@ def check_run(config: TrainConfig) -> RunInputs:
         raise UserError(f"data.path={config.data.path}: its train split is empty")
     folder = resolve_source(config.model.source, config.model.revision)
     _check_model(config, folder)
-    files = {name: digest for name, digest in prepared.manifest["files"].items() if name.startswith(("train/", "val/"))}
     return RunInputs(
         files={split: prepared.files(split) for split, count in counts.items() if count},
-        data_key=fingerprint(files),
+        data_key=prepared.training_key,
         model_folder=folder,
         model_fingerprint=model_fingerprint(folder),
     )

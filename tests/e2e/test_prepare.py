@@ -56,8 +56,8 @@ def test_real_sets_by_configuration_alone(tmp_path, name, source, shape, label):
     assert counts["num_in"] == NUM_ROWS == counts["num_out"] + counts["num_dropped"] + counts["num_quarantined"]
     files = {file.name for file in out.iterdir()}
     assert files >= {
-        "train", "val", "test", "dropped.parquet", "redactions.parquet", "review.jsonl", "quarantine.parquet",
-        "report.json", "report.html", "manifest.json", "_SUCCESS",
+        "train", "val", "test", "dropped.parquet", "redactions.parquet", "lineage.parquet", "review.jsonl",
+        "quarantine.parquet", "report.json", "report.html", "manifest.json", "_SUCCESS",
     }  # fmt: skip
     table = pq.read_table(out / "train")
     assert table.num_rows == counts["splits"]["train"] > 0.5 * NUM_ROWS

@@ -19,7 +19,7 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.storage import write_json
 from ftlib.registry.manifest import build_manifest, write_manifest
-from ftlib.registry.models import register, resolve_alias, set_alias, tracking_uri
+from ftlib.registry.models import list_versions, register, resolve_alias, set_alias, tracking_uri
 
 GATE = {"metric": "exact_match_gain", "min": 0.0, "max": None, "value": 0.7, "low": 0.6, "high": 0.8, "passed": True}
 BASE = {"source": "embedded:smollm2-135m", "fingerprint": "b" * 64, "chat_template": "c" * 16}
@@ -112,6 +112,10 @@ def test_same_content_is_one_version_and_aliases_move(tmp_path, registry):
     assert resolve_alias(registry, "staging") == first
     set_alias(registry, "staging", second.version)
     assert resolve_alias(registry, "staging").sha256 == folder_sha256(runs[1] / "adapter")
+    listed = {item["sha256"]: item for item in list_versions(registry.uri)}[first.sha256]
+    assert (listed["name"], listed["version"], listed["run_path"]) == ("tickets", first.version, str(runs[0]))
+    assert (listed["dataset"], listed["aliases"]) == ("dk", [])
+    assert {item["version"]: item["aliases"] for item in list_versions(registry.uri)}[second.version] == ["staging"]
 
 
 def test_a_sweeps_folder_stands_for_its_winner(tmp_path, registry):

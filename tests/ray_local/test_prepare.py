@@ -166,7 +166,7 @@ def test_every_row_ends_in_exactly_one_place(ray_local, tmp_path):
     assert fates == [("dedup", "exact_duplicate")] * 3 + [("filter", "too_short")] + [("review", "label_conflict")] * 3
     assert len(kept(out)) == counts["num_out"] == 41
     reviewed = [json.loads(line) for line in (out / "review.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in reviewed] == ["c0", "c1", "c2"]
+    assert [row["data"]["id"] for row in reviewed] == ["c0", "c1", "c2"]
     report = json.loads((out / "report.json").read_text())
     assert report["summary"]["accounted"] is True
     assert report["label_conflicts"] == [{"labels": ["(answers differ)"], "num_groups": 1, "num_rows": 3}]

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ftlib.config.deploy import DeployConfig
+from ftlib.config.erase import EraseConfig
 from ftlib.config.evaluate import EvaluateConfig
 from ftlib.config.loader import absolute_paths, load_config, refuse_relative_paths
 from ftlib.config.prepare import PrepareConfig
@@ -26,6 +27,11 @@ def test_defaults_give_way_to_yaml_and_yaml_to_overrides(tmp_path: Path) -> None
     assert load_config(TrainConfig, str(file)).method.rank == 4
     config = load_config(TrainConfig, str(file), ["method.rank=8", "optim.learning_rate=1e-3"])
     assert (config.method.rank, config.optim.learning_rate, config.train.global_batch_size) == (8, 1e-3, 16)
+
+
+@pytest.mark.parametrize("key", ["0123", "4711", "2024-01-31", "1_0", "K-1"])
+def test_a_persons_key_is_taken_as_it_is_written(key: str) -> None:
+    assert load_config(EraseConfig, None, [f"subject={key}", "search.paths=[/data]"]).subject == key
 
 
 def test_every_mistake_is_told_at_once_with_the_nearest_name() -> None:

@@ -12,7 +12,7 @@ from ftlib.config.base import JobConfig, OutputConfig
 from ftlib.core.errors import GateError, UserError
 from ftlib.runtime.job import job_main
 
-JOBS = ["prepare", "train", "sweep", "evaluate", "promote", "deploy", "pipeline", "submit"]
+JOBS = ["prepare", "erase", "train", "sweep", "evaluate", "promote", "deploy", "pipeline", "submit"]
 
 
 class Config(JobConfig):

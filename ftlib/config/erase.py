@@ -1,0 +1,73 @@
+"""Configuration of `jobs.erase`: a person's records out of prepared data, and what must follow from it."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ftlib.config.base import Config, JobConfig, PathStr
+
+
+def _as_text(value: Any) -> Any:
+    """A number on the command line is read as one; a key is text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+KeyStr = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+
+
+class SearchConfig(Config):
+    """Where copies and consequences are looked for."""
+
+    paths: Annotated[list[PathStr], Field(min_length=1)]
+    """Folders or URIs that are searched, however deep, for prepared datasets, runs, sweeps and evaluations."""
+
+
+class SearchedRegistryConfig(Config):
+    """The MLflow model registry."""
+
+    uri: PathStr
+    """As in `jobs.promote`; all names and versions in it are searched."""
+
+
+class ErasedOutputConfig(Config):
+    """The new versions and the proof."""
+
+    path: PathStr | None = None
+    """Folder of the new versions and the proof; default: beside each dataset, the proof beside the first."""
+
+
+class EraseConfig(JobConfig):
+    """`jobs.erase`. Keys on a command line are seen by other users and in Ray's list of jobs: `subjects_file` is not."""
+
+    subject: KeyStr | None = None
+    """The data subject's key, as it stood in the input's subject column. In a file, quote numbers."""
+
+    subjects: list[KeyStr] = []
+    """More of them."""
+
+    subjects_file: PathStr | None = None
+    """A file with one key a line."""
+
+    ids: list[KeyStr] = []
+    """Ids of single records, as given in the input or as stored."""
+
+    search: SearchConfig
+    """Where to look."""
+
+    registry: SearchedRegistryConfig | None = None
+    """Also look for registered versions of the models found."""
+
+    output: ErasedOutputConfig = ErasedOutputConfig()
+    """New versions and proof."""
+
+    delete_old: bool = False
+    """Delete the old versions and their packed tokens once the new versions stand; otherwise they are listed."""
+
+    dry_run: bool = False
+    """Only list what would be done."""
+
+    @model_validator(mode="after")
+    def _names_somebody(self) -> "EraseConfig":
+        if not (self.subject or self.subjects or self.subjects_file or self.ids):
+            raise ValueError("say whose records: give subject, subjects, subjects_file or ids")
+        return self

@@ -1,0 +1,80 @@
+"""A prepared dataset of every fate, written by hand and without Ray: rows that share ids, a keeper, a quarantine."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+from ftlib.data import schema as s
+from ftlib.data.read import SUBJECT_PURPOSE, subject_hash
+from ftlib.data.review import REVIEWED, as_task
+from ftlib.data.write import encode_table
+from ftlib.registry.manifest import build_manifest, hash_files, write_manifest
+from ftlib.text.keyed import KeyedHash, key_fingerprint
+
+KEY = b"0123456789abcdef"
+
+
+def hashed(subject):
+    return subject and subject_hash(KeyedHash(KEY, SUBJECT_PURPOSE), subject)
+
+
+def row(id_, position, place, subject=None, **more):
+    """One input row; `findings`: entities, `words`: what it says."""
+    return {"id": id_, "source": "a.jsonl", "position": position, "place": place, "subject": hashed(subject), **more}
+
+
+def write_case(folder: Path, rows: list[dict]) -> Path:
+    """The dataset's files with manifest and `_SUCCESS`."""
+    rows = sorted(rows, key=lambda item: (item["id"], item["source"], item["position"]))
+    folder.mkdir(parents=True)
+
+    def put(name, schema, items):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        names = set(schema.names)
+        path.write_bytes(
+            encode_table(pa.Table.from_pylist([{k: v for k, v in i.items() if k in names} for i in items], schema))
+        )
+
+    for split in s.SPLITS:
+        found = [item | {"text": item.get("words"), "metadata": "{}"} for item in rows if item["place"] == split]
+        for part in range(2):
+            put(f"{split}/part-{part:05d}.parquet", s.RECORD, [i for n, i in enumerate(found) if n % 2 == part])
+    put("dropped.parquet", s.DROPPED, [item for item in rows if item["place"] == "dropped"])
+    findings = [
+        {"id": item["id"], "field": "text", "start": n, "end": n + 1, "entity": entity, "replacement": "x"}
+        for item in rows
+        for n, entity in enumerate(item.get("findings", ()))
+    ]
+    put("redactions.parquet", s.REDACTIONS, findings)
+    broken = [item for item in rows if item["place"] == "quarantine"]
+    put("quarantine.parquet", s.QUARANTINE, sorted(broken, key=lambda item: item["position"]))
+    counted = [item | {"num_redactions": len(item.get("findings", ()))} for item in rows]
+    put("lineage.parquet", s.LINEAGE, counted)
+    held = [
+        dict.fromkeys(REVIEWED) | item | {"text": item.get("words")} for item in rows if item.get("stage") == "review"
+    ]
+    (folder / "review.jsonl").write_text("".join(json.dumps(as_task(item)) + "\n" for item in held))
+    (folder / "report.json").write_text(json.dumps({"samples": [item.get("words") for item in rows]}))
+    (folder / "report.html").write_text(" ".join(str(item.get("words")) for item in rows))
+    counts = {"splits": {split: sum(item["place"] == split for item in rows) for split in s.SPLITS}}
+    manifest = build_manifest(
+        "prepared", f"key of {folder.name}", {}, counts=counts, files=hash_files(folder), keyed_by=key_fingerprint(KEY)
+    )
+    write_manifest(str(folder), manifest)
+    (folder / "_SUCCESS").write_text("")
+    return folder
+
+
+def everything_in(folder: Path) -> str:
+    """All bytes of all files below a folder, and every value of every Parquet file."""
+    import pyarrow.parquet as pq
+
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found.append(path.read_bytes().decode("latin-1"))
+        if path.suffix == ".parquet":
+            found.append(json.dumps(pq.read_table(path).to_pylist(), default=str, ensure_ascii=False))
+    return "\n".join(found)
