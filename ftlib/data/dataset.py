@@ -118,7 +118,8 @@ def output_folder(path: str, scratch: str | None = None) -> Iterator[str]:
 @contextmanager
 def _replacing(path: str, scratch: str) -> Iterator[Path]:
     """A folder in `scratch` that takes the place of `path` when the block ends."""
-    target, new, old = local_path(path), *(local_path(join(scratch, name)) for name in ("output", "replaced"))
+    target = local_path(path)
+    new, old = (local_path(join(scratch, name)) for name in ("output", "replaced"))
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     new.mkdir(parents=True)

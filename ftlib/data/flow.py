@@ -126,6 +126,7 @@ class Flow:
             processed, links = [*processed, *again], np.concatenate([links, second.links])
         if not len(kept):
             raise self._nothing_left(processed, decided, removed)
+        del signatures  # the largest thing in the object store
         shapes = {task.source: task.shape for task in self._tasks}
         return self._split(_Rows(processed, decided, removed, links, rows), by_source, shapes)
 

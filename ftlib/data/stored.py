@@ -117,26 +117,35 @@ def work_folder(output: str, work: str) -> Iterator[str]:
     It stays when the block ends by an error that another attempt may outlive. Raises UserError while another job of
     this output runs (on a local path; nothing on an object store can be locked).
     """
-    base, _, name = output.rstrip("/").rpartition("/")
+    path = output if is_uri(output) else str(local_path(output).absolute())
+    base, _, name = path.rstrip("/").rpartition("/")
     folder = join(base, f".{name}.unfinished")
     fs, inner = filesystem(folder)
     with _locked(folder, output):
-        key = join(folder, _KEY_FILE)
-        if fs.exists(inner):
-            if exists(key) and read_bytes(key).decode() == work:
-                logger.info("%s is the work of an attempt that did not end: going on from it", folder)
-            else:
-                _remove(fs, inner)
-        for number in PASSES:
-            # Nothing on an object store; file systems behind a URI need their folders.
-            fs.makedirs(f"{inner}/{number}", exist_ok=True)
-        write_text(key, work)
+        try:
+            _open_folder(folder, work)
+        except OSError as error:
+            raise UserError(f"output.path={output}: cannot be written to ({type(error).__name__}: {error})") from error
         try:
             yield folder
         except (UserError, RuntimeError):
             _remove(fs, inner)
             raise
         _remove(fs, inner)
+
+
+def _open_folder(folder: str, work: str) -> None:
+    fs, inner = filesystem(folder)
+    key = join(folder, _KEY_FILE)
+    if fs.exists(inner):
+        if exists(key) and read_bytes(key).decode() == work:
+            logger.info("%s is the work of an attempt that did not end: going on from it", folder)
+        else:
+            _remove(fs, inner)
+    for number in PASSES:
+        # Nothing on an object store; file systems behind a URI need their folders.
+        fs.makedirs(f"{inner}/{number}", exist_ok=True)
+    write_text(key, work)
 
 
 def _remove(fs: Any, inner: str) -> None:
