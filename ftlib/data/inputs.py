@@ -5,6 +5,7 @@ depend neither on where a corpus lies nor on the order in which its files are na
 """
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -94,20 +95,19 @@ def find_query(sql: str, connection: str) -> InputFile:
 def open_file(path: str, compression: Compression = "") -> BinaryIO:
     """A binary stream of a local file or URI, decompressed."""
     fs, inner = filesystem(path)
-    # An object store reads ahead by this much, 50 MB if not told: more than a task needs.
-    raw: BinaryIO = fs.open(inner, "rb", block_size=_READ_AHEAD_BYTES)
+    # Told nothing, an object store reads 50 MB ahead, more than a task needs.
+    raw: Any = fs.open(inner, "rb", block_size=_READ_AHEAD_BYTES)
     if compression == "gz":
         import gzip
 
         return gzip.open(raw)  # type: ignore[return-value]
     if compression == "zst":
-        import io
-
         import zstandard
 
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
         return io.BufferedReader(reader, _CHUNK_BYTES)
-    return raw
+    # fsspec's own files cannot read a line up to a limit.
+    return io.BufferedReader(raw, _CHUNK_BYTES) if is_uri(path) else raw  # type: ignore[no-any-return]
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ class Killed(OSError):
     """Stands for the end of the driver."""
 
 
-def prepare(tmp_path, name, **config):
+def prepare(tmp_path, name):
     source = write_jsonl(tmp_path / "a.jsonl", messy(random.Random(4)) + corpus(random.Random(5), 10))
-    return run([source], tmp_path / name, pii={"profile": "fast"}, execution=EXECUTION, **config)
+    return run([source], tmp_path / name, execution=EXECUTION)
 
 
 def die_before_writing(*arguments, **more):
@@ -57,15 +58,16 @@ def test_finished_rows_are_not_redacted_again(ray_local, tmp_path, monkeypatch):
     assert not work.exists() and not list(tmp_path.glob(".*"))
 
 
-def test_what_another_configuration_left_is_not_used(ray_local, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(preparing, "write_dataset", die_before_writing)
-        with pytest.raises(Killed):
-            prepare(tmp_path, "out", seed=5)
-    assert (tmp_path / ".out.unfinished" / "key").exists()
-    prepare(tmp_path, "calm")
-    prepare(tmp_path, "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "calm")
+def test_what_other_work_left_is_not_used(tmp_path):
+    out = str(tmp_path / "out")
+    for work, expected in (("one", []), ("one", ["row"]), ("two", [])):
+        with pytest.raises(Killed), stored.work_folder(out, work) as folder:
+            assert [path.name for path in (Path(folder) / "1").iterdir()] == expected
+            (Path(folder) / "1" / "row").touch()
+            raise Killed
+    with pytest.raises(UserError), stored.work_folder(out, "two"):
+        raise UserError("the next attempt would fail, too")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_jobs_of_one_output_do_not_meet(tmp_path):
