@@ -36,8 +36,14 @@ class TemplateConfig(Config):
 class InputConfig(Config):
     """The raw records."""
 
-    paths: Annotated[list[PathStr], Field(min_length=1)]
-    """Files, folders or globs of JSONL (.jsonl, .json, .gz, .zst), Parquet or CSV; local or `s3://…`."""
+    paths: list[PathStr] = []
+    """Files, folders or globs of JSONL (.jsonl, .json, .gz, .zst), Parquet or CSV; local or `s3://…`. Required without `sql`."""
+
+    sql: Annotated[str, Field(min_length=1)] | None = None
+    """A query instead of files. It needs an ORDER BY over a unique key, and rows that do not change meanwhile: it is run once for each pass."""
+
+    connection: Annotated[str, Field(min_length=1)] | None = None
+    """Where `sql` runs: an SQLAlchemy URL without a password (`postgresql://user@host/name`, `sqlite:////data/tickets.db`). The password comes from `FTLIB_INPUT_DB_PASSWORD_FILE`."""
 
     shape: Shape = "auto"
     """The records' shape; `auto` detects it for each file from its first rows."""
@@ -59,6 +65,14 @@ class InputConfig(Config):
 
     chunk_bytes: Annotated[int, Field(ge=64)] = 16 * 1024 * 1024
     """Plain JSONL files are read in pieces of about this size, in parallel. Does not change the result."""
+
+    @model_validator(mode="after")
+    def _files_or_query(self) -> "InputConfig":
+        if bool(self.paths) == bool(self.sql):
+            raise ValueError("input needs either paths or sql")
+        if bool(self.sql) != bool(self.connection):
+            raise ValueError("input.sql and input.connection go together")
+        return self
 
 
 class PatternConfig(Config):
@@ -270,7 +284,11 @@ class PrepareConfig(JobConfig):
     def result_keys(self) -> dict[str, Any]:
         """The part of the configuration on which the result's bytes depend."""
         values = self.resolved()
-        for section, names in {"input": ["chunk_bytes", "paths"], "pii": ["batch_size"], "output": ["path"]}.items():
+        for section, names in {
+            "input": ["chunk_bytes", "paths", "sql", "connection"],
+            "pii": ["batch_size"],
+            "output": ["path"],
+        }.items():
             for name in names:
                 values[section].pop(name)
         for name in ("execution", "cluster", "review"):

@@ -41,9 +41,12 @@ def join(base: str, *parts: str) -> str:
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a path and the path within it."""
+    """The fsspec file system of a path and the path within it. Listings are never cached: other processes write too."""
     try:
-        fs, inner = fsspec.core.url_to_fs(str(path) if is_uri(path) else str(local_path(path)))
+        if is_uri(path):
+            fs, inner = fsspec.core.url_to_fs(str(path), use_listings_cache=False)
+        else:
+            fs, inner = fsspec.core.url_to_fs(str(local_path(path)))
     except (ImportError, ValueError) as error:
         raise UserError(f"{path}: no file system for this address ({error})") from error
     return fs, inner

@@ -1,17 +1,20 @@
 """A prepared dataset put on storage: data files, report, manifest, and `_SUCCESS` last."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.core.storage import atomic_dir, exists, filesystem, is_uri, join, read_bytes, write_text
+from ftlib.core.storage import atomic_dir, exists, filesystem, is_uri, join, local_path, read_bytes, write_text
 from ftlib.data.dedup import EXACT, NEAR
 from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
-from ftlib.data.prepared import KIND, SUCCESS
+from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.redact import FAILED
 from ftlib.data.report import Facts, build_report, write_report
 from ftlib.data.schema import SPLITS
@@ -32,6 +35,7 @@ def write_dataset(
     inputs: list[dict[str, Any]],
     made_by: dict[str, str],
     started: float,
+    scratch: str | None = None,
 ) -> dict[str, Any]:
     """Write everything; returns the manifest. The folder appears whole or not at all.
 
@@ -42,11 +46,12 @@ def write_dataset(
         inputs: fingerprints of all inputs.
         made_by: `ner_model`, and `keyed_by`: which key the hashes were made with (`text.keyed.key_fingerprint`).
         started: `time.time()` at the start.
+        scratch: of `output_folder`.
     """
     import ray
 
     path = config.output.path
-    with output_folder(path) as folder:
+    with output_folder(path, scratch) as folder:
         references = write_files(
             folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files
         )
@@ -76,7 +81,6 @@ def write_dataset(
         # Paths and parallelism change no byte of the result, so they stand where runs may differ.
         manifest["timing"]["config"] = config.resolved()
         write_manifest(folder, manifest)
-        write_text(join(folder, SUCCESS), "")
     counts = manifest["counts"]
     logger.info(
         "%d rows: %d kept (%s), %d dropped, %d quarantined",
@@ -90,11 +94,15 @@ def write_dataset(
 
 
 @contextmanager
-def output_folder(path: str) -> Iterator[str]:
-    """A folder to write into: a temporary one that is renamed, or the prefix itself, cleared of an older dataset."""
+def output_folder(path: str, scratch: str | None = None) -> Iterator[str]:
+    """A folder to write into, with `_SUCCESS` put last: a temporary one that is renamed (one in the folder `scratch`,
+    where it is given, so that the next attempt clears it away after a kill), or a URI's prefix itself, cleared of an
+    older dataset.
+    """
     if not is_uri(path):
-        with atomic_dir(path) as folder:
+        with _replacing(path, scratch) if scratch else atomic_dir(path) as folder:
             yield str(folder)
+            write_text(join(str(folder), SUCCESS), "")
         return
     fs, inner = filesystem(path)
     # Readers look for these two: without them there is no dataset until the new one is whole.
@@ -106,12 +114,30 @@ def output_folder(path: str) -> Iterator[str]:
     for split in SPLITS:
         # Nothing on an object store; file systems behind a URI need their folders.
         fs.makedirs(f"{inner.rstrip('/')}/{split}", exist_ok=True)
+    # A job that is killed from here on leaves files that the next one may replace.
+    write_text(join(path, UNFINISHED), "")
     try:
         yield path
+        fs.rm_file(f"{inner.rstrip('/')}/{UNFINISHED}")
+        write_text(join(path, SUCCESS), "")
     except BaseException:
         if fs.exists(inner):
             fs.rm(inner, recursive=True)
         raise
+
+
+@contextmanager
+def _replacing(path: str, scratch: str) -> Iterator[Path]:
+    """A folder in `scratch` that takes the place of `path` when the block ends."""
+    target = local_path(path)
+    new, old = (local_path(join(scratch, name)) for name in ("output", "replaced"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
 
 
 def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:

@@ -1,9 +1,10 @@
 """The stages of a preparation on a connected cluster, from read tasks to the split of every kept row.
 
 The input is read twice: once for keyed hashes, once for redaction of what is left, so that no raw text waits anywhere.
-The driver holds row keys (8 bytes a row), references and counters, never text. When a keeper is lost to a filter, to
-redaction or to quarantine, all rows that were dropped for it are processed after all, and those that pass are compared
-again with what is kept. At the end every row that was read is found in exactly one place, or the job fails.
+The driver holds row keys (8 bytes a row), references and counters, never text. Redacted rows wait in files beside the
+output: a job that died goes on from them and repeats the rest. When a keeper is lost to a filter, to redaction or to
+quarantine, all rows that were dropped for it are processed after all, and those that pass are compared again with what
+is kept. At the end every row that was read is found in exactly one place, or the job fails.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ import pyarrow as pa
 from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
+from ftlib.core.storage import join
 from ftlib.data import passes
 from ftlib.data import schema as s
 from ftlib.data.blocks import (
@@ -55,6 +57,7 @@ from ftlib.data.redact import store_ids
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
 from ftlib.data.rows import ReadTask
 from ftlib.data.split import SplitRows, assign_splits
+from ftlib.data.stored import PASSES, Store, StoredBlock, blocks_of
 from ftlib.data.write import Assignment
 from ftlib.runtime.cluster import cluster_resources
 from ftlib.runtime.exchange import map_blocks
@@ -71,8 +74,8 @@ _ROWS_PER_PARTITION = 20_000  # fewer are not worth a task
 class Outcome:
     """What is to be written, and what is to be said about it."""
 
-    processed: list[Any]
-    """References of `schema.PROCESSED` tables."""
+    processed: list[StoredBlock]
+    """`schema.PROCESSED` tables."""
     decided: list[Any]
     """References of `DECISION` tables of dropped rows."""
     assignment: Any
@@ -93,12 +96,13 @@ class Outcome:
 
 
 class Flow:
-    """One run."""
+    """One run. `folder`: where redacted rows wait for the last exchange, and for a next attempt if this one dies."""
 
     def __init__(
-        self, config: PrepareConfig, key: bytes, tasks: Sequence[ReadTask], answers: Sequence[Answer] = ()
+        self, config: PrepareConfig, key: bytes, tasks: Sequence[ReadTask], folder: str, answers: Sequence[Answer] = ()
     ) -> None:
-        self._config, self._key, self._tasks, self._answers = config, key, tasks, answers
+        self._config, self._key, self._tasks, self._folder = config, key, tasks, folder
+        self._answers = answers
         self._decisions: dict[int, Decision] = {}
         cpus = cluster_resources().get("CPU", 1.0)
         self._resources = passes.share_cpus(cpus, config.execution.num_workers)
@@ -110,14 +114,15 @@ class Flow:
         signatures, rows, by_source = self._read()
         first = self._settle(self._decide(signatures))
         logger.info("%d duplicates dropped, %d rows held for review", len(first.removed), len(first.held))
-        processed = self._process(Selection(skip=first.removed), first.held, len(rows) - len(first.removed))
+        chosen = Selection(skip=first.removed)
+        processed = self._process(PASSES[0], chosen, first.held, len(rows) - len(first.removed))
         kept, lost, broken = verdicts(processed)
         self._check_broken(broken, len(rows))
         decided, removed, links = first.blocks, first.removed, first.links
         retry = first.removed[contains(lost, first.keepers)]
         if len(retry):
             logger.info("%d rows take part again: what they duplicated was not kept", len(retry))
-            again = self._process(Selection(take=retry), NO_ROWS, len(retry))
+            again = self._process(PASSES[1], Selection(take=retry), NO_ROWS, len(retry))
             passed, _, _ = verdicts(again)
             alive = np.union1d(kept, passed)
             second = self._decide(signatures, np.setdiff1d(rows, alive), preferred=kept, conflicts=False)
@@ -128,6 +133,7 @@ class Flow:
             processed, links = [*processed, *again], np.concatenate([links, second.links])
         if not len(kept):
             raise self._nothing_left(processed, decided, removed)
+        del signatures  # the largest thing in the object store
         shapes = {task.source: task.shape for task in self._tasks}
         return self._split(_Rows(processed, decided, removed, links, rows), by_source, shapes)
 
@@ -211,21 +217,26 @@ class Flow:
             links=np.concatenate([decided.links, np.stack([groups[chosen], rows[chosen]], axis=1)]),
         )
 
-    def _process(self, selection: Selection, held: UInt64s, total: int) -> list[Any]:
-        """A second pass: redaction and filters of the selected rows."""
+    def _process(self, name: str, selection: Selection, held: UInt64s, total: int) -> list[StoredBlock]:
+        """A second pass: redaction and filters of the selected rows, but those that an earlier attempt has stored."""
         import ray
 
-        config, resources = self._config, self._resources
+        config, resources, store = self._config, self._resources, Store(join(self._folder, name))
+        earlier, done = store.done()
+        if len(done) >= total:
+            return earlier
         tables = passes.read_tables(
-            self._tasks, self._reader(config.quarantine.keep_raw), resources, ray.put(selection)
+            self._tasks, self._reader(config.quarantine.keep_raw), resources, ray.put(selection.without(done))
         )
         decisions = ray.put(self._decisions)
         if self._decisions:
             tables = passes.edited(tables, decisions, resources)
         redacted = passes.redacted(tables, config.pii, self._key, resources)
         filtered = passes.filtered(redacted, config.filter, ray.put(held), decisions, resources)
-        logger.info("%d rows to redact in up to %d processes, which load first", total, resources.num_actors)
-        return passes.run_pass(filtered, "redacting and filtering", total)
+        receipts = passes.stored(filtered, store, config.execution.rows_per_block, resources)
+        left = total - len(done)
+        logger.info("%d rows to redact in up to %d processes, which load first", left, resources.num_actors)
+        return [*earlier, *blocks_of(ray.get(passes.run_pass(receipts, "redacting and filtering", left)))]
 
     def _split(self, rows: "_Rows", by_source: dict[str, int], shapes: dict[str, str]) -> Outcome:
         import ray
@@ -263,7 +274,7 @@ class Flow:
             warnings=warnings,
         )
 
-    def _links_after_redaction(self, processed: list[Any], removed: Any) -> Edges:
+    def _links_after_redaction(self, processed: list[StoredBlock], removed: Any) -> Edges:
         """Records that are near-duplicates only once they are redacted decide sides as well."""
         import ray
 
@@ -286,7 +297,7 @@ class Flow:
                 f"{len(rows)} rows were read but {len(placed)} are accounted for; was an input changed meanwhile?"
             )
 
-    def _nothing_left(self, processed: list[Any], decided: list[Any], removed: UInt64s) -> UserError:
+    def _nothing_left(self, processed: list[StoredBlock], decided: list[Any], removed: UInt64s) -> UserError:
         import ray
 
         reference = ray.put(removed)
@@ -305,7 +316,7 @@ class Flow:
 class _Rows:
     """All blocks after the last pass."""
 
-    processed: list[Any]
+    processed: list[StoredBlock]
     decided: list[Any]
     removed: UInt64s
     links: Edges

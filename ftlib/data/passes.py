@@ -1,7 +1,7 @@
 """The passes over the input as Ray Data pipelines: reading and signing; reading, redacting and filtering.
 
 Each gives references of Arrow blocks, in no order that means anything. Blocks with raw text exist in the object store
-only between a read task and the actor that redacts it, held back by Ray Data's backpressure.
+only between a read task and the actor that redacts it, held back by Ray Data's backpressure; redacted rows go to files.
 """
 
 import logging
@@ -21,6 +21,7 @@ from ftlib.data.read import ReadSettings, Selection, read_records
 from ftlib.data.redact import redactor_class
 from ftlib.data.review import apply_decisions, apply_edits
 from ftlib.data.rows import ReadTask
+from ftlib.data.stored import RECEIPT, Store
 
 logger = get_logger(__name__)
 
@@ -130,6 +131,17 @@ def filtered(dataset: Any, config: FilterConfig, review: Any, decisions: Any, re
         return apply_decisions(apply_filters(table, config, ray.get(review)), ray.get(decisions))
 
     return _map(dataset, run, resources)
+
+
+def stored(dataset: Any, store: Store, rows_per_block: int, resources: Resources) -> Any:
+    """Writes `schema.PROCESSED` to files of about `rows_per_block` rows; blocks are receipts."""
+
+    def run(table: pa.Table) -> pa.Table:
+        return store.write(table) if table.num_rows else RECEIPT.empty_table()
+
+    return dataset.map_batches(
+        run, batch_size=rows_per_block, batch_format="pyarrow", zero_copy_batch=True, num_cpus=resources.cpus_per_task
+    )
 
 
 def _map(dataset: Any, function: Callable[[pa.Table], pa.Table], resources: Resources) -> Any:

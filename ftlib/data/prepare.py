@@ -9,18 +9,19 @@ import importlib.util
 import time
 from typing import Any
 
-from ftlib.config.prepare import PiiConfig, PrepareConfig
+from ftlib.config.prepare import InputConfig, PiiConfig, PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.core.secrets import redaction_key
 from ftlib.core.storage import exists, filesystem, join, read_bytes, read_json
 from ftlib.data.dataset import write_dataset
 from ftlib.data.flow import Flow
-from ftlib.data.inputs import find_inputs
+from ftlib.data.inputs import InputFile, find_inputs, find_query
 from ftlib.data.passes import configure_ray_data
-from ftlib.data.prepared import KIND, SUCCESS
+from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.read import plan_reads
 from ftlib.data.review import read_decisions
+from ftlib.data.stored import work_folder
 from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.runtime.cluster import connect
 from ftlib.text.keyed import key_fingerprint
@@ -36,7 +37,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     started = time.time()
     key = redaction_key()
     ner = check_pii(config.pii)
-    files = find_inputs(config.input.paths)
+    files = _inputs(config.input)
     described = [file.describe() for file in files]
     answers = []
     if decisions := config.review.decisions:
@@ -52,12 +53,23 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         logger.info("%s is this very dataset already: nothing to do", config.output.path)
         return _result(config, manifest, reused=True)
     tasks = plan_reads(files, config.input, key)
-    with connect(config.cluster):
+    with connect(config.cluster), work_folder(config.output.path, work) as folder:
         configure_ray_data()
-        outcome = Flow(config, key, tasks, answers).run()
+        outcome = Flow(config, key, tasks, folder, answers).run()
+        for file in files:
+            if file.query is not None:
+                file.query.check_unchanged(file.fingerprint)
         made_by = {"ner_model": ner, "keyed_by": keyed_by}
-        manifest = write_dataset(config, outcome, work=work, inputs=described, made_by=made_by, started=started)
+        manifest = write_dataset(
+            config, outcome, work=work, inputs=described, made_by=made_by, started=started, scratch=folder
+        )
     return _result(config, manifest, reused=False)
+
+
+def _inputs(config: InputConfig) -> list[InputFile]:
+    if config.sql and config.connection:
+        return [find_query(config.sql, config.connection)]
+    return find_inputs(config.paths)
 
 
 def check_pii(config: PiiConfig) -> str:
@@ -85,6 +97,9 @@ def check_output(path: str) -> None:
     if not fs.isdir(inner):
         raise UserError(f"output.path={path} is a file; a new folder, or that of an earlier dataset, is needed")
     if not fs.ls(inner):
+        return
+    if exists(join(path, UNFINISHED)):
+        logger.warning("%s holds the files of a job that did not end: they are replaced", path)
         return
     manifest = join(path, MANIFEST)
     if not exists(manifest) or read_json(manifest).get("kind") != KIND:

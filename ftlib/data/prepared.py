@@ -14,6 +14,8 @@ from ftlib.registry.manifest import read_manifest
 
 KIND = "prepared"
 SUCCESS = "_SUCCESS"
+UNFINISHED = "_UNFINISHED"
+"""Below a URI, where nothing can be renamed, while a job writes there."""
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,14 @@ class Selection:
     take: UInt64s | None = None
     """Rows that alone are read."""
 
-    def of(self, rank: int) -> tuple[frozenset[int], frozenset[int] | None]:
-        """Positions in one file to skip, and to take (None: all)."""
-        take = None if self.take is None else _positions(self.take, rank)
-        return (frozenset() if self.skip is None else _positions(self.skip, rank)), take
+    def without(self, rows: UInt64s) -> "Selection":
+        """The same without the sorted `rows`."""
+        return Selection(rows if self.skip is None else np.union1d(self.skip, rows), self.take)
+
+    def of(self, task: ReadTask) -> tuple[frozenset[int], frozenset[int] | None]:
+        """Positions in a task's part of its file to skip, and to take (None: all)."""
+        take = None if self.take is None else _positions(self.take, task)
+        return (frozenset() if self.skip is None else _positions(self.skip, task)), take
 
 
 def subject_hash(hasher: KeyedHash, subject: str) -> str:
@@ -65,10 +69,11 @@ def subject_hash(hasher: KeyedHash, subject: str) -> str:
     return hasher.hex(subject.encode("utf-8", "surrogatepass"))
 
 
-def _positions(rows: UInt64s, rank: int) -> frozenset[int]:
-    low, high = rank << s.ROW_POSITION_BITS, (rank << s.ROW_POSITION_BITS) | s.MAX_POSITION
-    begin, end = np.searchsorted(rows, np.array([low, high], dtype=np.uint64), side="left")
-    end += int(end < len(rows) and int(rows[end]) == high)
+def _positions(rows: UInt64s, task: ReadTask) -> frozenset[int]:
+    first = task.rank << s.ROW_POSITION_BITS
+    last = s.MAX_POSITION if task.stop < 0 else task.stop - 1
+    begin, end = np.searchsorted(rows, np.array([first | task.start, first | last], dtype=np.uint64), side="left")
+    end += int(end < len(rows) and int(rows[end]) == first | last)
     return frozenset((rows[begin:end] & np.uint64(s.MAX_POSITION)).tolist())
 
 
@@ -83,7 +88,7 @@ def plan_reads(files: Sequence[InputFile], config: InputConfig, key: bytes) -> l
 
 
 def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[ReadTask]:
-    whole = ReadTask(file.path, file.source, file.rank, file.format, file.compression, "", 0, -1)
+    whole = ReadTask(file.path, file.source, file.rank, file.format, file.compression, "", 0, -1, query=file.query)
     tasks = _row_groups(whole) if file.format == "parquet" else [whole]
     if not tasks or file.size_bytes == 0:
         logger.warning("%s: empty", file.source)
@@ -147,7 +152,7 @@ def _peek(task: ReadTask, config: InputConfig, hasher: KeyedHash) -> tuple[list[
 
 def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | None = None) -> Iterator[pa.Table]:
     """Tables of `schema.READ` with the selected rows of one task, in order of position."""
-    skip, take = (selection or Selection()).of(task.rank)
+    skip, take = (selection or Selection()).of(task)
     builder = _Builder(task, settings)
     content_hash = KeyedHash(settings.key, "content")
     for row in iter_rows(task, settings.input.max_record_bytes, content_hash):

@@ -1,4 +1,4 @@
-"""Raw rows of a file or a part of it, streamed: JSONL by byte range, Parquet by row group, CSV as a whole.
+"""Raw rows of a file or a part of it, streamed: JSONL by byte range, Parquet by row group, CSV and SQL as a whole.
 
 Every row that a file holds comes out exactly once: with its values, or with the class of the error that keeps it from
 having any. Memory: one row and a read buffer, whatever a line's length: a line beyond the limit is hashed as it passes.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ftlib.data.inputs import Compression, FileFormat, open_file
+from ftlib.data.sql import Query, encode
 from ftlib.text.keyed import KeyedHash
 
 _BOM = b"\xef\xbb\xbf"
@@ -31,7 +32,7 @@ class ReadTask:
     compression: Compression
     shape: str
     start: int
-    """JSONL: first byte; Parquet: first row; CSV: 0."""
+    """JSONL: first byte; Parquet: first row; CSV and SQL: 0."""
     stop: int
     """Lines that begin before this byte, or rows before this number, are read; -1: to the end."""
     row_group: int = -1
@@ -40,6 +41,8 @@ class ReadTask:
     """About how many rows come out: for progress only."""
     columns: tuple[str, ...] = ()
     """Parquet: columns that are read."""
+    query: Query | None = None
+    """SQL: what is asked."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ def iter_rows(task: ReadTask, max_bytes: int, hasher: KeyedHash) -> Iterator[Raw
     """All rows of a task, in order of position."""
     if task.format == "parquet":
         yield from _parquet_rows(task, max_bytes)
+        return
+    if task.query is not None:
+        yield from _query_rows(task.query, max_bytes)
         return
     with open_file(task.path, task.compression) as file:
         if task.format == "csv":
@@ -208,6 +214,13 @@ def _parquet_rows(task: ReadTask, max_bytes: int) -> Iterator[RawRow]:
     except (OSError, pa.ArrowException):
         for broken in range(position, task.stop):
             yield RawRow(broken, b"", error="unreadable_row_group")
+
+
+def _query_rows(query: Query, max_bytes: int) -> Iterator[RawRow]:
+    for position, values in enumerate(query.rows()):
+        content = encode(values)
+        too_long = len(content) > max_bytes
+        yield RawRow(position, content, None if too_long else values, "too_long" if too_long else None)
 
 
 def _parse_arrow(position: int, row: Any, max_bytes: int) -> RawRow:

@@ -8,7 +8,7 @@ map task. A failed task is retried from its inputs, so `partition` and `reduce` 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ def exchange(
     """Move rows between blocks and partitions.
 
     Args:
-        blocks: object references of the input blocks.
+        blocks: object references of the input blocks, or objects with a method `load` that gives one.
         partition: blocks of one map task → exactly `num_partitions` pieces.
         reduce: (number of the partition, pieces) → result.
         num_partitions: number of reduce tasks.
@@ -41,7 +41,7 @@ def exchange(
     import ray
 
     def map_group(*inputs: Any) -> Any:
-        pieces = partition(list(inputs))
+        pieces = partition(loaded(inputs))
         if len(pieces) != num_partitions:
             raise ValueError(f"partition returned {len(pieces)} pieces, {num_partitions} are needed")
         return pieces[0] if num_partitions == 1 else pieces
@@ -56,12 +56,17 @@ def exchange(
     return [reduce_task.remote(p, *(pieces[p] for pieces in mapped)) for p in range(num_partitions)]
 
 
+def loaded(inputs: Iterable[Any]) -> list[Any]:
+    """The blocks of one map task: those that are on storage are loaded here, in the task."""
+    return [item.load() if hasattr(item, "load") else item for item in inputs]
+
+
 def map_blocks(blocks: Sequence[Any], function: Callable[[list[Any]], Any]) -> list[Any]:
     """References of `function(group)` over groups of blocks: the map stage alone."""
     import ray
 
     def map_group(*inputs: Any) -> Any:
-        return function(list(inputs))
+        return function(loaded(inputs))
 
     task = ray.remote(map_group)
     return [task.remote(*group) for group in group_blocks(blocks)]

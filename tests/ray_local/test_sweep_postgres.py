@@ -1,58 +1,25 @@
 """A sweep whose trials are stored in a real PostgreSQL server, which the test starts for itself."""
 
-import os
 import secrets
 import shutil
 import socket
-import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from ftlib.core.errors import UserError
 from ftlib.sweep import study as studies
 from ftlib.sweep.run import run_sweep
+from tests.postgres import postgres_server
 from tests.ray_local import stand_in
 
 PASSWORD = "p@ss/" + secrets.token_hex(8)
 
 
-def find_binaries() -> Path | None:
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True)
-    found = folders[0] if folders else shutil.which("postgres")
-    return Path(found).parent if found else None
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """URL of the server, without the password. PostgreSQL refuses to run as root: then `nobody` runs it."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
-    data, password = folder / "data", folder / "password"
-    password.write_text(PASSWORD)
-    user = {"user": "nobody"} if os.geteuid() == 0 else {}
-    if user:
-        for path in (folder, password):
-            shutil.chown(path, "nobody")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    run = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
-    initdb = [binaries / "initdb", "-D", data, "-U", "ft", f"--pwfile={password}", "-A", "scram-sha-256", "--no-sync"]
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    try:
-        subprocess.run(initdb, check=True, **run)
-        subprocess.run(
-            [binaries / "pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], check=True, **run
-        )
-        yield f"postgresql://ft@127.0.0.1:{port}/postgres"
-        subprocess.run([binaries / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"], check=True, **run)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def server():
+    """URL of the server, without the password."""
+    with postgres_server(PASSWORD) as url:
+        yield url
 
 
 def test_sweep_in_postgresql_resumes_and_keeps_the_password_to_itself(server, ray_local, tmp_path, monkeypatch):

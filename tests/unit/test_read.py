@@ -210,7 +210,8 @@ def test_keep_raw(tmp_path):
     assert [row[s.RAW] for row in read(path, keep_raw=True)] == [b'{"text": "x"}\n', b"{broken\n"]
 
 
-def test_selection(tmp_path):
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 24])
+def test_selection(tmp_path, chunk_bytes):
     import numpy as np
 
     paths = [tmp_path / "a.jsonl", tmp_path / "b.parquet"]
@@ -218,11 +219,13 @@ def test_selection(tmp_path):
     paths[1].write_bytes(as_parquet(ROWS))
     everything = read(paths)
     chosen = np.array([row[s.ROW] for row in everything[5::7]], dtype=np.uint64)
-    taken = read(paths, selection=Selection(take=chosen))
+    taken = read(paths, selection=Selection(take=chosen), chunk_bytes=chunk_bytes)
     assert [row[s.ROW] for row in taken] == chosen.tolist()
-    left = read(paths, selection=Selection(skip=chosen))
+    left = read(paths, selection=Selection(skip=chosen), chunk_bytes=chunk_bytes)
     assert sorted(row[s.ROW] for row in [*taken, *left]) == [row[s.ROW] for row in everything]
     assert [row for row in everything if row in taken] == taken
+    rest = read(paths, selection=Selection(take=chosen).without(chosen[::2]), chunk_bytes=chunk_bytes)
+    assert [row[s.ROW] for row in rest] == chosen[1::2].tolist()
 
 
 def test_ids_are_derived_from_content_and_position(tmp_path):

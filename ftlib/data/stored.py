@@ -1,0 +1,176 @@
+"""Redacted rows on storage between redaction and the final exchange, so that a job that died redacts no row twice.
+
+In: tables of `schema.PROCESSED`, in tasks. Out: Parquet files in a folder beside the output, and `StoredBlock`s, which
+are read again wherever a task needs them: neither the driver nor the object store holds a redacted text, and a lost
+node loses none. The folder belongs to one piece of work (its key stands in it) and is removed when the work ends.
+
+Which rows a file holds stands in the file. A task that is run twice, or that outlives its driver, leaves rows twice:
+`done` takes files in the order of their names and leaves out those that hold a row of an earlier one.
+"""
+
+import fcntl
+import io
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ftlib.core.errors import UserError
+from ftlib.core.logging import get_logger
+from ftlib.core.storage import exists, filesystem, is_uri, join, local_path, read_bytes, write_bytes, write_text
+from ftlib.data import schema as s
+from ftlib.data.dedup import row_keys
+from ftlib.runtime.exchange import gather, map_blocks
+from ftlib.text.keyed import UInt64s
+
+logger = get_logger(__name__)
+
+PASSES = ("1", "2")
+_KEY_FILE = "key"
+FILE = "file"
+RECEIPT = pa.schema([(FILE, pa.dictionary(pa.int8(), pa.string()))])
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """A `schema.PROCESSED` table in a file; `map_blocks` and `exchange` load it where it is needed."""
+
+    path: str
+
+    def load(self) -> pa.Table:
+        """The table; raises UserError on a node that does not see the file."""
+        try:
+            content = read_bytes(self.path)
+        except UserError:
+            raise UserError(
+                f"{self.path} was written by another node and is not seen here; let output.path name a folder that all "
+                "nodes share, or a URI"
+            ) from None
+        return pq.read_table(io.BytesIO(content)).cast(s.PROCESSED)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of one pass."""
+
+    folder: str
+
+    def write(self, table: pa.Table) -> pa.Table:
+        """Store a table with at least one row; returns a receipt: its file, once for each row."""
+        # Raw bytes are for quarantine alone, which is decided by now.
+        raw = pc.if_else(pc.is_valid(table[s.ERROR]), table[s.RAW], pa.scalar(None, pa.binary()))
+        table = table.set_column(table.column_names.index(s.RAW), s.RAW, raw)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        path = join(self.folder, f"{int(row_keys(table)[0]):016x}-{uuid.uuid4().hex[:12]}.parquet")
+        write_bytes(path, buffer.getvalue())
+        indices = pa.array(np.zeros(table.num_rows, dtype=np.int8))
+        return pa.table([pa.DictionaryArray.from_arrays(indices, pa.array([path]))], schema=RECEIPT)
+
+    def done(self) -> tuple[list[StoredBlock], UInt64s]:
+        """What an earlier attempt has stored: blocks that share no row, and their row keys, sorted."""
+        fs, inner = filesystem(self.folder)
+        names = fs.ls(inner, detail=False) if fs.exists(inner) else []
+        paths = sorted(join(self.folder, name.rsplit("/", 1)[-1]) for name in names if name.endswith(".parquet"))
+        keys = [
+            found
+            for group in gather(map_blocks(paths, _keys_of), "looking for finished rows", logger)
+            for found in group
+        ]
+        files, rows = disjoint(keys)
+        return [StoredBlock(paths[i]) for i in files], rows
+
+
+def disjoint(keys: Sequence[UInt64s]) -> tuple[list[int], UInt64s]:
+    """Of arrays of row keys, numbers of those that share no row with an earlier one; and all rows in these, sorted."""
+    if not keys:
+        return [], np.empty(0, dtype=np.uint64)
+    rows = np.concatenate(keys)
+    number = np.repeat(np.arange(len(keys)), [len(found) for found in keys])
+    order = np.lexsort((number, rows))
+    again = rows[order][1:] == rows[order][:-1]
+    left_out = set(number[order][1:][again].tolist())
+    kept = [i for i in range(len(keys)) if i not in left_out]
+    return kept, np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *(keys[i] for i in kept)]))
+
+
+def _keys_of(paths: list[str]) -> list[UInt64s]:
+    return [pq.read_table(io.BytesIO(read_bytes(path)), columns=[s.ROW])[s.ROW].to_numpy() for path in paths]
+
+
+def blocks_of(receipts: Iterable[pa.Table]) -> list[StoredBlock]:
+    """The stored blocks that receipts name."""
+    paths = {path for receipt in receipts for path in pc.unique(receipt[FILE]).to_pylist()}
+    return [StoredBlock(path) for path in sorted(paths)]
+
+
+@contextmanager
+def work_folder(output: str, work: str) -> Iterator[str]:
+    """The folder beside `output` for the unfinished work of this key; what another key left there is removed.
+
+    It stays when the block ends by an error that another attempt may outlive. Raises UserError while another job of
+    this output runs (on a local path; nothing on an object store can be locked).
+    """
+    path = output if is_uri(output) else str(local_path(output).absolute())
+    base, _, name = path.rstrip("/").rpartition("/")
+    folder = join(base, f".{name}.unfinished")
+    fs, inner = filesystem(folder)
+    with _locked(folder, output):
+        try:
+            _open_folder(folder, work)
+        except OSError as error:
+            raise UserError(f"output.path={output}: cannot be written to ({type(error).__name__}: {error})") from error
+        try:
+            yield folder
+        except (UserError, RuntimeError):
+            _remove(fs, inner)
+            raise
+        _remove(fs, inner)
+
+
+def _open_folder(folder: str, work: str) -> None:
+    fs, inner = filesystem(folder)
+    key = join(folder, _KEY_FILE)
+    if fs.exists(inner):
+        if exists(key) and read_bytes(key).decode() == work:
+            logger.info("%s is the work of an attempt that did not end: going on from it", folder)
+        else:
+            _remove(fs, inner)
+    for number in PASSES:
+        # Nothing on an object store; file systems behind a URI need their folders.
+        fs.makedirs(f"{inner}/{number}", exist_ok=True)
+    write_text(key, work)
+
+
+def _remove(fs: Any, inner: str) -> None:
+    if fs.exists(inner):
+        fs.rm(inner, recursive=True)
+
+
+@contextmanager
+def _locked(folder: str, output: str) -> Iterator[None]:
+    """Hold the lock of a local folder; it goes with the process, however that ends."""
+    if is_uri(folder):
+        yield
+        return
+    path = local_path(folder + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"output.path={output}: another job is writing it; wait for that one or name another folder"
+            ) from None
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): start no second job for this output", path, error.strerror)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

