@@ -26,6 +26,7 @@ from ftlib.text.pii.ner import SpacyNer, plausible, resolve_pipeline
 from ftlib.text.pii.numbers import number_recognizers
 from ftlib.text.pii.profiles import needs_ner, profile_entities
 from ftlib.text.pii.rules import Rule, RuleRecognizer
+from ftlib.text.pii.terms import is_common
 
 _MIN_ECHO_CHARS = 3
 
@@ -135,7 +136,8 @@ def _echoes(text: str, findings: Iterable[Finding]) -> Iterator[Finding]:
         value = text[finding.start : finding.end]
         if finding.entity == "PERSON":
             for part in {value, *re.findall(r"[^\W\d_][\w'’-]*", value)}:
-                if len(part) >= _MIN_ECHO_CHARS and part[0].isupper() and not _TITLES.fullmatch(part):
+                titled = _TITLES.fullmatch(part) or is_common(part)
+                if len(part) >= _MIN_ECHO_CHARS and part[0].isupper() and not titled:
                     scores[part, "PERSON"] = max(scores.get((part, "PERSON"), 0.0), finding.score - 0.1)
         elif finding.entity in _EXACT_ECHO and len(value) >= 6:
             scores[value, finding.entity] = max(scores.get((value, finding.entity), 0.0), finding.score - 0.1)
@@ -157,6 +159,8 @@ def _enumerated(text: str, findings: Iterable[Finding]) -> Iterator[Finding]:
             position = match.end()
         position = finding.start
         while match := _LAST_IN_LIST.search(text, max(0, position - 64), position):
+            if match["comma"] and position == finding.start and _SENTENCE_START.search(text, 0, match.start("v")):
+                break  # an address, as in "Thanks, David", and no list
             if plausible("PERSON", match["v"]):
                 yield Finding(*match.span("v"), "PERSON", 0.5)
             position = match.start("v")
@@ -165,7 +169,8 @@ def _enumerated(text: str, findings: Iterable[Finding]) -> Iterator[Finding]:
 _MIN_LIST_SCORE = 0.6
 _LISTED = r"(?P<v>[^\W\d_a-zß-öø-ÿ][^\W\d_]+(?:-[^\W\d_]+)?)"
 _NEXT_IN_LIST = re.compile(rf"(?:,? (?:and|&|or)|,) {_LISTED}(?= ?(?:,|and\b|&|or\b|[.!?:;)\n]|$| [a-z]))")
-_LAST_IN_LIST = re.compile(rf"(?<![\w.@'-]){_LISTED}(?:,? (?:and|&|or)|,) $")
+_LAST_IN_LIST = re.compile(rf"(?<![\w.@'-]){_LISTED}(?:,? (?:and|&|or)|(?P<comma>,)) $")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:\n\"“(-])\s*\Z")
 _EXACT_ECHO = {
     "USERNAME",
     "PASSWORD",
