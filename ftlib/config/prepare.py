@@ -115,6 +115,12 @@ class PiiConfig(Config):
     allow_list: list[str] = []
     """Values that are never redacted (case-insensitive)."""
 
+    residual_sample: Annotated[int, Field(ge=0)] | None = 500
+    """Kept records whose redacted text a second, independent detector (Presidio as it comes) scans; the report counts what it still finds. 0: none, null: all."""
+
+    max_residual: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest share of the scanned records that may still hold a finding: above it the job ends with exit code 3 and the dataset gets no `_SUCCESS`. Null: no gate."""
+
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Records that an actor scans at a time. Does not change the result."""
 

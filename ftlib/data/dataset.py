@@ -14,6 +14,7 @@ from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS
 from ftlib.data.redact import FAILED
 from ftlib.data.report import Facts, build_report, write_report
+from ftlib.data.residual import exceeds
 from ftlib.data.schema import SPLITS
 from ftlib.data.write import write_files
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
@@ -60,7 +61,8 @@ def write_dataset(
         # Paths and parallelism change no byte of the result, so they stand where runs may differ.
         manifest["timing"]["config"] = config.resolved()
         write_manifest(folder, manifest)
-        write_text(join(folder, SUCCESS), "")
+        if not exceeds(outcome.residual, config.pii):
+            write_text(join(folder, SUCCESS), "")
     counts = manifest["counts"]
     logger.info(
         "%d rows: %d kept (%s), %d dropped, %d quarantined",
@@ -131,6 +133,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         ],
         "lengths": length_facts(counts),
         "splits": split_facts(counts),
+        "residual": outcome.residual,
         "warnings": outcome.warnings,
     }
 

@@ -19,6 +19,7 @@ from ftlib.data.inputs import find_inputs
 from ftlib.data.passes import configure_ray_data
 from ftlib.data.prepared import KIND, SUCCESS
 from ftlib.data.read import plan_reads
+from ftlib.data.residual import exceeds, refuse_residual
 from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.runtime.cluster import connect
 from ftlib.text.keyed import KeyedHash
@@ -29,7 +30,8 @@ logger = get_logger(__name__)
 def prepare(config: PrepareConfig) -> dict[str, Any]:
     """Prepare a dataset; returns `manifest`, `path`, `counts` and `reused`.
 
-    Raises UserError for bad input, before any work where it can be known.
+    Raises UserError for bad input, before any work where it can be known, and GateError when a second detector still
+    finds more than `pii.max_residual` allows.
     """
     started = time.time()
     key = redaction_key()
@@ -49,7 +51,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         configure_ray_data()
         outcome = Flow(config, key, tasks).run()
         manifest = write_dataset(config, outcome, work=work, inputs=described, ner=ner, started=started)
-    return _result(config, manifest, reused=False)
+    result = _result(config, manifest, reused=False)
+    if outcome.residual is not None and exceeds(outcome.residual, config.pii):
+        raise refuse_residual(outcome.residual, config.pii, result)
+    return result
 
 
 def check_pii(config: PiiConfig) -> str:

@@ -108,7 +108,7 @@ class Redactor:
     def _redact(self, records: list[dict[str, Any]]) -> None:
         try:
             metadata = [json.loads(record[s.METADATA] or "{}") for record in records]
-            fields = [list(_fields(record, value)) for record, value in zip(records, metadata, strict=True)]
+            fields = [list(scanned_fields(record, value)) for record, value in zip(records, metadata, strict=True)]
             texts = list(dict.fromkeys(text for record_fields in fields for _, text in record_fields))
             found = dict(zip(texts, self._analyzer.analyze(texts), strict=True))
             changes = [
@@ -174,7 +174,7 @@ def _fail(record: dict[str, Any]) -> None:
     record.update({**dict.fromkeys(_CONTENT), s.LABEL: None, s.ERROR: FAILED, s.FINDINGS: [], s.STAGE: None})
 
 
-def _fields(record: dict[str, Any], metadata: Any) -> Iterator[tuple[str, str]]:
+def scanned_fields(record: dict[str, Any], metadata: Any) -> Iterator[tuple[str, str]]:
     """Name and content of every field that is scanned."""
     for i, message in enumerate(record[s.MESSAGES] or ()):
         yield f"messages[{i}].content", message["content"]
