@@ -16,6 +16,7 @@ Shape = Literal[
     "text",
     "preference",
     "template",
+    "canonical",
 ]
 PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
@@ -40,7 +41,7 @@ class InputConfig(Config):
     """Files, folders or globs of JSONL (.jsonl, .json, .gz, .zst), Parquet or CSV; local or `s3://…`."""
 
     shape: Shape = "auto"
-    """The records' shape; `auto` detects it for each file from its first rows."""
+    """The records' shape; `auto` detects it for each file from its first rows. `canonical`: records of a prepared dataset."""
 
     template: TemplateConfig | None = None
     """Builds conversations from other columns; implies `shape: template`."""

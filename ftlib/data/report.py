@@ -188,6 +188,8 @@ class Finding(TypedDict):
     title: str
     count: int
     fix: str
+    examples: NotRequired[list[str]]
+    """Places and masks, never a value."""
 
 
 class Report(Facts):
@@ -235,13 +237,13 @@ def build_report(facts: Facts) -> Report:
     }
 
 
-def write_report(folder: str | Path, report: Report) -> None:
+def write_report(folder: str | Path, report: Report | dict[str, Any]) -> None:
     """Write `report.json` and `report.html` into a folder or prefix."""
     write_json(join(str(folder), "report.json"), report)
     write_text(join(str(folder), "report.html"), render_html(report))
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report | dict[str, Any]) -> str:
     """The report as one HTML page without scripts or outside resources."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -361,6 +363,11 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
         )
     for warning in facts.get("warnings", []):
         add(True, "medium", warning, 1, "See the message.")
+    return sorted_findings(found)
+
+
+def sorted_findings(found: Sequence[Finding]) -> list[Finding]:
+    """Gravest first, else in the order given."""
     order: dict[Severity, int] = {"high": 0, "medium": 1, "low": 2, "info": 3}
     return sorted(found, key=lambda finding: order[finding["severity"]])
 

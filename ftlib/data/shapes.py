@@ -123,6 +123,8 @@ def used_columns(shape: str, config: InputConfig) -> set[str]:
     if shape == "template" and config.template:
         parts = (config.template.user, config.template.assistant, config.template.system or "")
         return used | {name.split(".", 1)[0] for part in parts for name in _PLACEHOLDER.findall(part)}
+    if shape == "canonical":
+        return used | {"messages", "text", "rejected"}
     if shape == "instruction_output":
         return used | {"instruction", "input", "output", "negative"}
     if shape == "preference":
@@ -160,6 +162,13 @@ def _from_messages(row: Row, config: InputConfig) -> Content:
 
 def _from_text(row: Row, config: InputConfig) -> Content:
     return Content(text=_text(row, "text"))
+
+
+def _canonical(row: Row, config: InputConfig) -> Content:
+    """A record as `jobs.prepare` writes it: `messages` or `text`, perhaps `rejected`."""
+    content = _from_text(row, config) if row.get("messages") is None else _from_messages(row, config)
+    content.rejected = None if row.get("rejected") is None else _text(row, "rejected")
+    return content
 
 
 def _preference(row: Row, config: InputConfig) -> Content:
@@ -206,6 +215,7 @@ _BUILDERS: dict[str, Callable[[Row, InputConfig], Content]] = {
     "input_output": _pair_of("input", "output"),
     "text": _from_text,
     "template": _from_template,
+    "canonical": _canonical,
 }
 
 

@@ -103,17 +103,12 @@ _WHEREABOUTS = (
     r"(?i:\b(?:liv(?:e|es|ed|ing)[ ](?:in|near)|moved(?:[ ]\w+)?[ ](?:from|to)|grew[ ]up[ ]in|raised[ ]in|born[ ]"
     r"(?:and[ ]raised[ ])?in|"
     r"based[ ]in|located[ ]in|trip[ ]to|travel(?:l?ing|l?ed)?[ ]to|fl(?:ew|ying)[ ](?:to|from)|arrived[ ](?:at|in)|"
-    r"visit(?:ed|ing)?|"
+    r"(?-i:[Vv]isit)(?:ed|ing)?|"
     r"i(?:['’]m|[ ]am)[ ]in|city[ ]of|town[ ]of|native[ ]of|resid(?:es?|ed|ing)[ ]in))"
     rf"[ ](?P<v>{_NOT_NAMES}(?=\w{{4}}){_UP}[\w'’-]+(?:[ ](?:(?:de|la|del|di|da|do|nad|am|of|upon|"
     rf"sur)[ ]){{0,2}}{_UP}[\w'’-]+){{0,4}})"
 )
 _SPEECH = ("said", "says", "asked", "asks", "replied", "shouted", "wrote", "writes", "told", "yelled")
-
-
-def _not_shouted(value: str) -> bool:
-    """Not all in capitals: after `VISIT` stands the rest of a heading."""
-    return not value.isupper()
 
 
 def _no_term(value: str) -> bool:
@@ -213,7 +208,7 @@ def _rules() -> list[Rule]:
             accept=_no_term,
         ),
         Rule("ORGANIZATION", re.compile(_OFFICE), 0.6, needs=("office", "headquarters", "branch", "store")),
-        Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6, needs=_WHEREABOUTS_WORDS, accept=_not_shouted),
+        Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6, needs=_WHEREABOUTS_WORDS),
         Rule("LOCATION", re.compile(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
         Rule(
             "LOCATION",
