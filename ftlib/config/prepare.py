@@ -18,6 +18,7 @@ Shape = Literal[
     "template",
     "canonical",
 ]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
@@ -96,10 +97,16 @@ class PiiConfig(Config):
     """`token`: `[REDACTED_TYPE]`. `numbered`: `[PERSON_1]`, the same value the same number within a record. `surrogate`: a consistent false value made from a keyed hash. `mask`: asterisks. `drop`: the whole record is dropped."""
 
     language: str = "en"
-    """ISO 639-1 language of the texts."""
+    """ISO 639-1 language of the texts; with `pii.models`, of those whose language is not known."""
+
+    ner_engine: Literal["spacy", "gliner", "transformers", "none"] = "spacy"
+    """What finds names and places: a spaCy pipeline, a GLiNER model, a Hugging Face token classifier, or nothing."""
 
     ner_model: str = "auto"
-    """spaCy pipeline for names and places; `auto` takes `en_core_web_lg` where installed, else the small one; `none` switches NER off."""
+    """The engine's model. spaCy: a pipeline; `auto` takes `en_core_web_lg` where installed, else the small one. GLiNER and transformers: a folder or Hugging Face id. `none` switches NER off."""
+
+    models: dict[Language, str] = {}
+    """Language → `ner_model` for records in it, for example `{de: de_core_news_sm}`. A record's language is `language` in its row or metadata, else detected."""
 
     entities: list[PiiEntity] | None = None
     """Entity types to redact; default: all of the profile. Required by `custom` without `patterns`."""

@@ -58,17 +58,23 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
 
 
 def check_pii(config: PiiConfig) -> str:
-    """Name and version of the NER pipeline; raises UserError where entities are unknown or it is not installed."""
+    """Names and versions of the NER models; raises UserError where entities are unknown or it is not installed."""
     if config.profile == "none":
         logger.warning("pii.profile is none: nothing will be redacted")
         return "none"
-    from ftlib.text.pii.ner import resolve_pipeline
+    from ftlib.text.pii.engines import resolve_engine
     from ftlib.text.pii.profiles import needs_ner, profile_entities
 
-    if not needs_ner(config, profile_entities(config)) or not (
-        package := resolve_pipeline(config.ner_model, config.language)
-    ):
+    if not needs_ner(config, profile_entities(config)):
         return "none"
+    models = [resolve_engine(config, language) for language in sorted({config.language, *config.models})]
+    if config.ner_engine == "spacy":
+        return ", ".join(_with_version(model) for model in models if model) or "none"
+    return ", ".join(f"{config.ner_engine} {model}" for model in models if model) or "none"
+
+
+def _with_version(package: str) -> str:
+    """A spaCy package with the version in its metadata."""
     spec = importlib.util.find_spec(package)
     folder = next(iter(spec.submodule_search_locations or ()), "") if spec else ""
     return f"{package} {read_json(join(folder, 'meta.json'))['version']}"

@@ -20,7 +20,8 @@ Message = dict[str, str]
 ROLES = ("system", "user", "assistant", "tool")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_COMMON_COLUMNS = {"id", "weight", "metadata"}
+LANGUAGE = "language"
+_COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE}
 
 
 class RowError(Exception):
@@ -114,6 +115,8 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     content.subject = _scalar(_lookup(row, config.subject_column), "bad_subject") or None
     content.weight = _weight(row.get("weight"))
     content.metadata = _metadata(row.get("metadata"))
+    if isinstance(row.get(LANGUAGE), str) and isinstance(content.metadata, dict):
+        content.metadata = {LANGUAGE: row[LANGUAGE], **content.metadata}
     return content
 
 

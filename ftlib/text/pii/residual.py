@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftlib.config.prepare import PiiConfig
+from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import package_versions
 from ftlib.text.pii.finding import Finding
 from ftlib.text.pii.ner import resolve_pipeline
@@ -37,7 +38,7 @@ class ResidualScanner:
         self._language = config.language
         self._wanted = {name: entity for name, entity in _ENTITIES.items() if entity in wanted}
         self._allowed = {" ".join(value.casefold().split()) for value in config.allow_list}
-        package = resolve_pipeline(config.ner_model, config.language) if needs_ner(config, wanted) else None
+        package = _pipeline(config) if needs_ner(config, wanted) else None
         self._engine = _stock_engine(package, config.language)
         known = set(self._engine.get_supported_entities(language=config.language))
         self._asked = sorted(known & set(self._wanted))
@@ -70,6 +71,16 @@ def replaced_places(findings: Sequence[tuple[int, int, str]]) -> list[tuple[int,
         places.append((start + shift, start + shift + len(replacement)))
         shift += len(replacement) - (end - start)
     return places
+
+
+def _pipeline(config: PiiConfig) -> str | None:
+    """The spaCy pipeline of `pii.language`; none beside another engine where none is installed."""
+    if config.ner_engine == "spacy":
+        return resolve_pipeline(config.models.get(config.language, config.ner_model), config.language)
+    try:
+        return resolve_pipeline("auto", config.language)
+    except UserError:
+        return None
 
 
 def _stock_engine(package: str | None, language: str) -> Any:
