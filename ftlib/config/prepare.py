@@ -16,7 +16,9 @@ Shape = Literal[
     "text",
     "preference",
     "template",
+    "canonical",
 ]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
@@ -46,7 +48,7 @@ class InputConfig(Config):
     """Where `sql` runs: an SQLAlchemy URL without a password (`postgresql://user@host/name`, `sqlite:////data/tickets.db`). The password comes from `FTLIB_INPUT_DB_PASSWORD_FILE`."""
 
     shape: Shape = "auto"
-    """The records' shape; `auto` detects it for each file from its first rows."""
+    """The records' shape; `auto` detects it for each file from its first rows. `canonical`: records of a prepared dataset."""
 
     template: TemplateConfig | None = None
     """Builds conversations from other columns; implies `shape: template`."""
@@ -109,10 +111,16 @@ class PiiConfig(Config):
     """`token`: `[REDACTED_TYPE]`. `numbered`: `[PERSON_1]`, the same value the same number within a record. `surrogate`: a consistent false value made from a keyed hash. `mask`: asterisks. `drop`: the whole record is dropped."""
 
     language: str = "en"
-    """ISO 639-1 language of the texts."""
+    """ISO 639-1 language of the texts; with `pii.models`, of those whose language is not known."""
+
+    ner_engine: Literal["spacy", "gliner", "transformers", "none"] = "spacy"
+    """What finds names and places: a spaCy pipeline, a GLiNER model, a Hugging Face token classifier, or nothing."""
 
     ner_model: str = "auto"
-    """spaCy pipeline for names and places; `auto` takes `en_core_web_lg` where installed, else the small one; `none` switches NER off."""
+    """The engine's model. spaCy: a pipeline; `auto` takes `en_core_web_lg` where installed, else the small one. GLiNER and transformers: a folder or Hugging Face id. `none` switches NER off."""
+
+    models: dict[Language, str] = {}
+    """Language → `ner_model` for records in it, for example `{de: de_core_news_sm}`. A record's language is `language` in its row or metadata, else detected."""
 
     entities: list[PiiEntity] | None = None
     """Entity types to redact; default: all of the profile. Required by `custom` without `patterns`."""
@@ -128,6 +136,12 @@ class PiiConfig(Config):
 
     allow_list: list[str] = []
     """Values that are never redacted (case-insensitive)."""
+
+    residual_sample: Annotated[int, Field(ge=0)] | None = 500
+    """Kept records whose redacted text a second, independent detector (Presidio as it comes) scans; the report counts what it still finds. 0: none, null: all."""
+
+    max_residual: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest share of the scanned records that may still hold a finding: above it the job ends with exit code 3 and the dataset gets no `_SUCCESS`. Null: no gate."""
 
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Records that an actor scans at a time. Does not change the result."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ftlib.config.audit import AuditConfig
 from ftlib.config.base import JobConfig, PathMarker
 from ftlib.config.deploy import DeployConfig
 from ftlib.config.erase import EraseConfig
@@ -30,6 +31,7 @@ from ftlib.core.storage import write_text
 BEGIN, END = "<!-- config:begin -->", "<!-- config:end -->"
 JOBS: dict[str, type[JobConfig]] = {
     "prepare": PrepareConfig,
+    "audit": AuditConfig,
     "train": TrainConfig,
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,

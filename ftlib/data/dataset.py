@@ -17,6 +17,7 @@ from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.redact import FAILED
 from ftlib.data.report import Facts, build_report, write_report
+from ftlib.data.residual import exceeds
 from ftlib.data.schema import SPLITS
 from ftlib.data.write import write_files
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
@@ -51,7 +52,7 @@ def write_dataset(
     import ray
 
     path = config.output.path
-    with output_folder(path, scratch) as folder:
+    with output_folder(path, scratch, success=not exceeds(outcome.residual, config.pii)) as folder:
         references = write_files(
             folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files
         )
@@ -94,15 +95,17 @@ def write_dataset(
 
 
 @contextmanager
-def output_folder(path: str, scratch: str | None = None) -> Iterator[str]:
-    """A folder to write into, with `_SUCCESS` put last: a temporary one that is renamed (one in the folder `scratch`,
-    where it is given, so that the next attempt clears it away after a kill), or a URI's prefix itself, cleared of an
-    older dataset.
+def output_folder(path: str, scratch: str | None = None, *, success: bool = True) -> Iterator[str]:
+    """A folder to write into, with `_SUCCESS` put last where `success`.
+
+    Locally it is a temporary one that is renamed (one in the folder `scratch`, where it is given, so that the next
+    attempt clears it away after a kill); a URI's prefix is written to itself, cleared of an older dataset.
     """
     if not is_uri(path):
         with _replacing(path, scratch) if scratch else atomic_dir(path) as folder:
             yield str(folder)
-            write_text(join(str(folder), SUCCESS), "")
+            if success:
+                write_text(join(str(folder), SUCCESS), "")
         return
     fs, inner = filesystem(path)
     # Readers look for these two: without them there is no dataset until the new one is whole.
@@ -119,7 +122,8 @@ def output_folder(path: str, scratch: str | None = None) -> Iterator[str]:
     try:
         yield path
         fs.rm_file(f"{inner.rstrip('/')}/{UNFINISHED}")
-        write_text(join(path, SUCCESS), "")
+        if success:
+            write_text(join(path, SUCCESS), "")
     except BaseException:
         if fs.exists(inner):
             fs.rm(inner, recursive=True)
@@ -173,6 +177,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         ],
         "lengths": length_facts(counts),
         "splits": split_facts(counts),
+        "residual": outcome.residual,
         "warnings": outcome.warnings,
     }
 

@@ -174,7 +174,6 @@ def write_version(holding: Holding, path: str, started: float) -> dict[str, Any]
         if "config" in old.get("timing", {}):
             manifest["timing"]["config"] = old["timing"]["config"]
         write_manifest(folder, manifest)
-        write_text(join(folder, SUCCESS), "")
     return manifest
 
 

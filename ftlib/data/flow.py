@@ -54,6 +54,8 @@ from ftlib.data.dedup import (
 from ftlib.data.facts import Counts
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import store_ids
+from ftlib.data.report import ResidualFacts
+from ftlib.data.residual import find_residual
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
 from ftlib.data.rows import ReadTask
 from ftlib.data.split import SplitRows, assign_splits
@@ -88,6 +90,8 @@ class Outcome:
     """Labels of a group of the same input → rows."""
     conflict_groups: Counter[tuple[str, ...]]
     warnings: list[str] = field(default_factory=list)
+    residual: ResidualFacts | None = None
+    """What a second detector still finds in the redacted rows."""
 
     @property
     def num_rows(self) -> int:
@@ -272,6 +276,7 @@ class Flow:
             conflicts=groups[0],
             conflict_groups=groups[1],
             warnings=warnings,
+            residual=find_residual(rows.processed, kept[order], config.pii),
         )
 
     def _links_after_redaction(self, processed: list[StoredBlock], removed: Any) -> Edges:

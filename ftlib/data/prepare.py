@@ -20,6 +20,7 @@ from ftlib.data.inputs import InputFile, find_inputs, find_query
 from ftlib.data.passes import configure_ray_data
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.read import plan_reads
+from ftlib.data.residual import exceeds, refuse_residual
 from ftlib.data.review import read_decisions
 from ftlib.data.stored import work_folder
 from ftlib.registry.manifest import MANIFEST, finished, work_key
@@ -32,7 +33,8 @@ logger = get_logger(__name__)
 def prepare(config: PrepareConfig) -> dict[str, Any]:
     """Prepare a dataset; returns `manifest`, `path`, `counts` and `reused`.
 
-    Raises UserError for bad input, before any work where it can be known.
+    Raises UserError for bad input, before any work where it can be known, and GateError when a second detector still
+    finds more than `pii.max_residual` allows.
     """
     started = time.time()
     key = redaction_key()
@@ -63,7 +65,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         manifest = write_dataset(
             config, outcome, work=work, inputs=described, made_by=made_by, started=started, scratch=folder
         )
-    return _result(config, manifest, reused=False)
+    result = _result(config, manifest, reused=False)
+    if outcome.residual is not None and exceeds(outcome.residual, config.pii):
+        raise refuse_residual(outcome.residual, config.pii, result)
+    return result
 
 
 def _inputs(config: InputConfig) -> list[InputFile]:
@@ -73,17 +78,23 @@ def _inputs(config: InputConfig) -> list[InputFile]:
 
 
 def check_pii(config: PiiConfig) -> str:
-    """Name and version of the NER pipeline; raises UserError where entities are unknown or it is not installed."""
+    """Names and versions of the NER models; raises UserError where entities are unknown or it is not installed."""
     if config.profile == "none":
         logger.warning("pii.profile is none: nothing will be redacted")
         return "none"
-    from ftlib.text.pii.ner import resolve_pipeline
+    from ftlib.text.pii.engines import resolve_engine
     from ftlib.text.pii.profiles import needs_ner, profile_entities
 
-    if not needs_ner(config, profile_entities(config)) or not (
-        package := resolve_pipeline(config.ner_model, config.language)
-    ):
+    if not needs_ner(config, profile_entities(config)):
         return "none"
+    models = [resolve_engine(config, language) for language in sorted({config.language, *config.models})]
+    if config.ner_engine == "spacy":
+        return ", ".join(_with_version(model) for model in models if model) or "none"
+    return ", ".join(f"{config.ner_engine} {model}" for model in models if model) or "none"
+
+
+def _with_version(package: str) -> str:
+    """A spaCy package with the version in its metadata."""
     spec = importlib.util.find_spec(package)
     folder = next(iter(spec.submodule_search_locations or ()), "") if spec else ""
     return f"{package} {read_json(join(folder, 'meta.json'))['version']}"

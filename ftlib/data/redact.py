@@ -16,8 +16,11 @@ import pyarrow as pa
 from ftlib.config.prepare import PiiConfig
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
+from ftlib.data.dedup import spoken
+from ftlib.data.shapes import LANGUAGE
 from ftlib.runtime.exchange import map_blocks
 from ftlib.text.keyed import KeyedHash
+from ftlib.text.language import detect_language
 
 logger = get_logger(__name__)
 
@@ -60,7 +63,7 @@ class IdScanner:
             from ftlib.text.pii.analyzer import PiiAnalyzer
 
             # Patterns alone: a model of names takes many a ticket number for a name.
-            self._analyzer = PiiAnalyzer(self._config.model_copy(update={"ner_model": "none"}))
+            self._analyzer = PiiAnalyzer(self._config.model_copy(update={"ner_engine": "none"}))
         return self._analyzer
 
 
@@ -110,11 +113,13 @@ class Redactor:
     def _redact(self, records: list[dict[str, Any]]) -> None:
         try:
             metadata = [json.loads(record[s.METADATA] or "{}") for record in records]
-            fields = [list(_fields(record, value)) for record, value in zip(records, metadata, strict=True)]
-            texts = list(dict.fromkeys(text for record_fields in fields for _, text in record_fields))
-            found = dict(zip(texts, self._analyzer.analyze(texts), strict=True))
+            fields = [list(scanned_fields(record, value)) for record, value in zip(records, metadata, strict=True)]
+            languages = [self._language(record, value) for record, value in zip(records, metadata, strict=True)]
+            texts = [text for record_fields in fields for _, text in record_fields]
+            each = [own for own, record_fields in zip(languages, fields, strict=True) for _ in record_fields]
+            found = iter(self._analyzer.analyze(texts, each))
             changes = [
-                self._change(record_fields, found, record[s.SUBJECT] or "")
+                self._change(record_fields, [next(found) for _ in record_fields], record[s.SUBJECT] or "")
                 for record, record_fields in zip(records, fields, strict=True)
             ]
         except Exception as error:
@@ -134,11 +139,20 @@ class Redactor:
             elif findings:
                 _store(record, value, texts_of)
 
+    def _language(self, record: dict[str, Any], metadata: Any) -> str:
+        """Which of `pii.models` a record is for: what it says of itself, else what its words say."""
+        if not self._config.models:
+            return self._config.language
+        stated = metadata.get(LANGUAGE) if isinstance(metadata, dict) else None
+        if isinstance(stated, str) and stated:
+            return stated.lower().replace("_", "-").split("-")[0]
+        return detect_language("\n".join(spoken(record)))
+
     def _change(
-        self, fields: list[tuple[str, str]], found: dict[str, Any], subject: str
+        self, fields: list[tuple[str, str]], found: list[list[Any]], subject: str
     ) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """New text by field, and the findings of one record."""
-        pairs = [(text, found[text]) for _, text in fields]
+        pairs = [(text, findings) for (_, text), findings in zip(fields, found, strict=True)]
         if self._replacer is None:
             changed = [(text, [""] * len(findings)) for text, findings in pairs]
         else:
@@ -176,7 +190,7 @@ def _fail(record: dict[str, Any]) -> None:
     record.update({**dict.fromkeys(_CONTENT), s.LABEL: None, s.ERROR: FAILED, s.FINDINGS: [], s.STAGE: None})
 
 
-def _fields(record: dict[str, Any], metadata: Any) -> Iterator[tuple[str, str]]:
+def scanned_fields(record: dict[str, Any], metadata: Any) -> Iterator[tuple[str, str]]:
     """Name and content of every field that is scanned."""
     for i, message in enumerate(record[s.MESSAGES] or ()):
         yield f"messages[{i}].content", message["content"]

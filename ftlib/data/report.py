@@ -15,6 +15,7 @@ import numpy as np
 from ftlib.core.storage import join, write_json, write_text
 
 Severity = Literal["high", "medium", "low", "info"]
+_MUCH_RESIDUAL = 0.1
 PERCENTILES = ("min", "p5", "p25", "p50", "p75", "p95", "p99", "max")
 
 
@@ -65,6 +66,27 @@ class PiiFacts(TypedDict):
     """Records with at least one."""
     sample_lengths_chars: list[int]
     """Lengths in characters of a few findings: all that the report shows of them."""
+
+
+class ResidualEntity(TypedDict):
+    """What the second detector found of one entity type."""
+
+    entity: str
+    num_findings: int
+    num_records: int
+
+
+class ResidualFacts(TypedDict):
+    """What an independent detector still finds in redacted records."""
+
+    detector: str
+    """Its name and version."""
+    num_scanned: int
+    """Records in the sample."""
+    num_records: int
+    """Records of these with at least one finding."""
+    entities: list[ResidualEntity]
+    """Most frequent first."""
 
 
 class DuplicateFacts(TypedDict):
@@ -128,6 +150,8 @@ class Facts(TypedDict):
     label_conflicts: list[ConflictFacts]
     lengths: list[LengthFacts]
     splits: list[SplitFacts]
+    residual: NotRequired[ResidualFacts | None]
+    """None or absent: not scanned again."""
     warnings: NotRequired[list[str]]
 
 
@@ -164,6 +188,8 @@ class Finding(TypedDict):
     title: str
     count: int
     fix: str
+    examples: NotRequired[list[str]]
+    """Places and masks, never a value."""
 
 
 class Report(Facts):
@@ -211,13 +237,13 @@ def build_report(facts: Facts) -> Report:
     }
 
 
-def write_report(folder: str | Path, report: Report) -> None:
+def write_report(folder: str | Path, report: Report | dict[str, Any]) -> None:
     """Write `report.json` and `report.html` into a folder or prefix."""
     write_json(join(str(folder), "report.json"), report)
     write_text(join(str(folder), "report.html"), render_html(report))
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report | dict[str, Any]) -> str:
     """The report as one HTML page without scripts or outside resources."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -324,8 +350,24 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
         summary["num_pii_findings"],
         "None needed. redactions.parquet lists entity and place of each, never the value.",
     )
+    residual = facts.get("residual")
+    if residual:
+        share = residual["num_records"] / max(residual["num_scanned"], 1)
+        add(
+            residual["num_records"] > 0,
+            "high" if share > _MUCH_RESIDUAL else "medium",
+            "Redacted records in which a second detector still finds something",
+            residual["num_records"],
+            "Look at records of these types; cover what is personal with pii.patterns or pii.deny_list, "
+            "and set pii.max_residual to gate the job.",
+        )
     for warning in facts.get("warnings", []):
         add(True, "medium", warning, 1, "See the message.")
+    return sorted_findings(found)
+
+
+def sorted_findings(found: Sequence[Finding]) -> list[Finding]:
+    """Gravest first, else in the order given."""
     order: dict[Severity, int] = {"high": 0, "medium": 1, "low": 2, "info": 3}
     return sorted(found, key=lambda finding: order[finding["severity"]])
 

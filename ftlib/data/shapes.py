@@ -20,7 +20,8 @@ Message = dict[str, str]
 ROLES = ("system", "user", "assistant", "tool")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_COMMON_COLUMNS = {"id", "weight", "metadata"}
+LANGUAGE = "language"
+_COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE}
 
 
 class RowError(Exception):
@@ -114,6 +115,8 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     content.subject = _scalar(_lookup(row, config.subject_column), "bad_subject") or None
     content.weight = _weight(row.get("weight"))
     content.metadata = _metadata(row.get("metadata"))
+    if isinstance(row.get(LANGUAGE), str) and isinstance(content.metadata, dict):
+        content.metadata = {LANGUAGE: row[LANGUAGE], **content.metadata}
     return content
 
 
@@ -131,6 +134,8 @@ def used_columns(shape: str, config: InputConfig) -> set[str]:
     if shape == "template" and config.template:
         parts = (config.template.user, config.template.assistant, config.template.system or "")
         return used | {name.split(".", 1)[0] for part in parts for name in _PLACEHOLDER.findall(part)}
+    if shape == "canonical":
+        return used | {"messages", "text", "rejected"}
     if shape == "instruction_output":
         return used | {"instruction", "input", "output", "negative"}
     if shape == "preference":
@@ -168,6 +173,13 @@ def _from_messages(row: Row, config: InputConfig) -> Content:
 
 def _from_text(row: Row, config: InputConfig) -> Content:
     return Content(text=_text(row, "text"))
+
+
+def _canonical(row: Row, config: InputConfig) -> Content:
+    """A record as `jobs.prepare` writes it: `messages` or `text`, perhaps `rejected`."""
+    content = _from_text(row, config) if row.get("messages") is None else _from_messages(row, config)
+    content.rejected = None if row.get("rejected") is None else _text(row, "rejected")
+    return content
 
 
 def _preference(row: Row, config: InputConfig) -> Content:
@@ -214,6 +226,7 @@ _BUILDERS: dict[str, Callable[[Row, InputConfig], Content]] = {
     "input_output": _pair_of("input", "output"),
     "text": _from_text,
     "template": _from_template,
+    "canonical": _canonical,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ftlib.config.loader import validate
 from ftlib.config.prepare import PrepareConfig
-from ftlib.core.errors import UserError
+from ftlib.core.errors import GateError, UserError
 from ftlib.data.prepare import prepare
 from ftlib.data.prepared import open_prepared
 from ftlib.text.minhash import words
@@ -300,3 +300,23 @@ def test_other_files_are_never_replaced(tmp_path):
     with pytest.raises(UserError, match="holds other files"):
         run([path], tmp_path / "out")
     assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_what_a_second_detector_still_finds_is_reported_and_can_refuse_the_dataset(ray_local, tmp_path):
+    rows = [
+        {"id": str(i), "text": f"Number {i}: {sentence(random.Random(i), 8)}, SSN 316-46-84{i:02}."} for i in range(8)
+    ]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    blind = {"profile": "fast", "score_threshold": 0.99, "residual_sample": None}
+    run([source], tmp_path / "reported", pii=blind)
+    report = json.loads((tmp_path / "reported" / "report.json").read_text())
+    assert report["residual"]["num_scanned"] == report["residual"]["num_records"] == 8
+    assert {"entity": "US_SSN", "num_findings": 8, "num_records": 8} in report["residual"]["entities"]
+    with pytest.raises(GateError, match="max_residual") as refused:
+        run([source], tmp_path / "refused", pii={**blind, "max_residual": 0.5})
+    assert refused.value.result["path"] == str(tmp_path / "refused")
+    assert (tmp_path / "refused" / "report.html").exists()
+    with pytest.raises(UserError, match="_SUCCESS"):
+        open_prepared(str(tmp_path / "refused"))
+    run([source], tmp_path / "refused", pii={"profile": "fast", "max_residual": 0.0})
+    assert open_prepared(str(tmp_path / "refused")).manifest["counts"]["num_out"] == 8

@@ -83,6 +83,13 @@ def test_names_found_once_are_found_everywhere_in_the_text(enterprise):
     assert values == ["Xochitl Quispe", "Quispe", "Xochitl"]
 
 
+def test_a_word_of_address_before_a_name_is_no_name_and_a_list_is_one(enterprise):
+    text = "Perfect, Donna. The board met Eklund, Warren and Batista."
+    found = {text[item.start : item.end] for item in enterprise.analyze([text])[0]}
+    assert "Perfect" not in found
+    assert {"Eklund", "Warren", "Batista"} <= found
+
+
 def test_ner_finds_names_without_cues_and_fast_does_without_it(enterprise):
     text = "Yesterday Angela Merkel met Barack Obama in Brussels."
     kinds = {item.entity for item in enterprise.analyze([text])[0]}

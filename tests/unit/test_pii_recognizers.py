@@ -1,9 +1,14 @@
 """Labelled cases for every recognizer: what must be found whole, and what must be left alone."""
 
+import dataclasses
+
 import pytest
 
 from ftlib.config.prepare import PiiConfig
 from ftlib.text.pii import PiiAnalyzer, checksums
+from ftlib.text.pii.analyzer import build_recognizers
+from ftlib.text.pii.numbers import NationalNumberRecognizer
+from ftlib.text.pii.rules import looked_at
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +118,30 @@ NEGATIVE = [
     "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
     "The ratio is 1234567.891 and rising by 12.5%.",
     "Order of operations: 1, 2, 3.",
+    "Shift: 0700-1900 on the ward.",
+    "OUTPATIENT VISIT NOTE",
+    "ATTORNEY OF RECORD",
     "",
     "   \n\t",
 ]
+
+
+def test_gates_save_scans_and_change_no_result():
+    texts = [*(text for _, text, _ in POSITIVE), *NEGATIVE]
+    for rule in (rule for recognizer in build_recognizers() for rule in getattr(recognizer, "rules", ())):
+        ungated = dataclasses.replace(rule, needs=(), needs_digit=False, where=None)
+        for text in texts:
+            gated, all_found = (list(each.find(text, *looked_at(text))) for each in (rule, ungated))
+            assert gated == all_found, (rule.entity, rule.pattern.pattern[:80])
+
+
+def test_national_numbers_pass_their_gate():
+    """Every form in which Presidio's recognizers take a number reaches them."""
+    recognizer = NationalNumberRecognizer()
+    for text in ("2345 6789 0124 and", "a 12345678Z x", "X1234567L", "RSSMRA85T10A562S", "S1234567D", "1EG4-TE5-MK73",
+                 "900101-1234567", "131052-308T", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"):  # fmt: skip
+        assert recognizer.may_hold_number(text), text
+    assert not recognizer.may_hold_number("order 12588 where is it, I asked 24/7")
 
 
 @pytest.mark.parametrize("text", NEGATIVE)

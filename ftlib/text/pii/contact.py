@@ -41,6 +41,14 @@ def _network_rules() -> list[Rule]:
     ]
 
 
+def _is_national(value: str) -> bool:
+    """Eight to fifteen digits that are no hours from and to (`0700-1900`)."""
+    return 8 <= num_digits(value) <= 15 and not _HOURS.fullmatch(value)
+
+
+_HOURS = re.compile(r"(?:[01]\d|2[0-3])[0-5]\d\s?[-/]\s?(?:[01]\d|2[0-4])[0-5]\d")
+
+
 def _phone_rules() -> list[Rule]:
     international = (
         rf"(?<![\w+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}"
@@ -80,7 +88,7 @@ def _phone_rules() -> list[Rule]:
             accept=digits_between(8, 20),
         ),
         Rule("PHONE_NUMBER", re.compile(nanp, flags), 0.85, needs_digit=True),
-        Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, needs_digit=True, accept=digits_between(8, 15)),
+        Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, needs_digit=True, accept=_is_national),
         Rule("PHONE_NUMBER", re.compile(pairs), 0.55, needs_digit=True),
         Rule(
             "PHONE_NUMBER",

@@ -55,6 +55,10 @@ _USER_LABEL = (
     r"(?:twitter|instagram|telegram|skype|discord|slack|github|linkedin|tiktok|facebook)(?:[\s_-](?:handle|id|name|"
     r"user(?:name)?|account))?"
 )
+_USER_WORDS = (
+    "user", "log", "signed in as", "account", "screen", "display", "nick", "handle", "uid", "owner", "usr", "author",
+    "twitter", "instagram", "telegram", "skype", "discord", "slack", "linkedin", "tiktok", "facebook", "github",
+)  # fmt: skip
 _USERNAME = (
     rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}_)?(?:{_USER_LABEL}))(?:['\"]?\s{{0,3}}(?i:=>|[:=]|\bis\b|\bwas\b|\bas\b|"
     rf"->)\s{{0,3}}[`'\"]?|\s[`'\"(]|\s(?=@)|\s(?=[\w.-]*[\d_]))(?P<v>@?[A-Za-z][\w.-]{{1,38}}\w)(?![\w@])"
@@ -120,7 +124,7 @@ def _is_username(value: str) -> bool:
 def _looks_like_login(value: str) -> bool:
     """Letters and digits run together, as in `jsmith42`; not a version, a unit or a code word like `utf8`."""
     return bool(re.search(r"[a-z]{3}", value)) and not re.fullmatch(
-        r"(?:v|utf|sha|md|http|ipv|oauth|base|web|python|java|node|ec|s)[\d._-]*", value
+        r"(?:v|utf|sha|md|http|ipv|oauth|base|web|python|java|node|ec|s|sub|top|under|over)[\d._-]*", value
     )
 
 
@@ -157,7 +161,7 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
         ),
         Rule("PASSWORD", re.compile(_IN_URL), 0.9, needs=("://",)),
         Rule("PASSWORD", re.compile(_PIN), 0.8, needs=("pin", "code", "otp", "cvv", "cvc"), needs_digit=True),
-        Rule("USERNAME", re.compile(_USERNAME), 0.8, accept=_is_username),
+        Rule("USERNAME", re.compile(_USERNAME), 0.8, needs=_USER_WORDS, accept=_is_username),
         Rule("USERNAME", re.compile(_ASSIGNED_USER), 0.75, needs=("user",), accept=_is_username),
         Rule(
             "USERNAME",

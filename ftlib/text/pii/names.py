@@ -13,6 +13,7 @@ from presidio_analyzer import LocalRecognizer, RecognizerResult
 from ftlib.text.pii.given_names import AMBIGUOUS, COMMON
 from ftlib.text.pii.places import COUNTRIES
 from ftlib.text.pii.rules import Rule, RuleRecognizer, result
+from ftlib.text.pii.terms import is_term
 
 _UP = r"[^\W\d_a-zß-öø-ÿ]"
 _NAME = rf"(?:{_UP}[^\W\d_]*(?:(?:-|['’](?!s\b)){_UP}?[^\W\d_]+)*|{_UP}\.)"
@@ -46,6 +47,7 @@ _CLOSING = (
     r"\sso\smuch)?|[Tt]hank\syou(?:\sin\sadvance|\sso\smuch|\svery\smuch)?|[Ss]incerely(?:\syours)?|[Cc]heers|"
     r"[Yy]ours(?:\s(?:truly|sincerely|faithfully))?|[Bb]est(?:\swishes)?|[Rr]espectfully|[Ww]ishes)"
 )
+_CLOSING_WORDS = ("regards", "thank", "sincerely", "cheers", "yours", "best", "respectfully", "wishes")
 _SELF = (
     r"(?:[Mm]y\s(?:full\s|legal\s)?name(?:\sis|['’]s)|[Nn]ame['’]s|[Cc]all\sme|I\sam\scalled|[Nn]amed|[Kk]nown\sas|"
     r"on\sbehalf\sof|in\sthe\sname\sof|(?:under|registered\sto|belongs\sto|issued\sto|(?:partner|wife|husband|son|"
@@ -71,6 +73,7 @@ _EMPLOYER = (
     rf"Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|"
     rf"December)\b){_UP}[\w&'’-]*(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]*){{0,3}})"
 )
+_EMPLOYER_NAME = re.compile(rf"(?:(?i:[ ](?:at|for|by|with|of))|[:=])[ ][\"']?{_UP}")
 _OFFICE = (
     rf"\b[Tt]he[ ](?P<v>{_NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]*(?:[ ]"
     rf"(?:(?:of|and|&)[ ])?[\w&'’-]+){{0,4}}?)[ ](?:head)?(?:office|headquarters|branch|store)\b"
@@ -100,12 +103,17 @@ _WHEREABOUTS = (
     r"(?i:\b(?:liv(?:e|es|ed|ing)[ ](?:in|near)|moved(?:[ ]\w+)?[ ](?:from|to)|grew[ ]up[ ]in|raised[ ]in|born[ ]"
     r"(?:and[ ]raised[ ])?in|"
     r"based[ ]in|located[ ]in|trip[ ]to|travel(?:l?ing|l?ed)?[ ]to|fl(?:ew|ying)[ ](?:to|from)|arrived[ ](?:at|in)|"
-    r"visit(?:ed|ing)?|"
+    r"(?-i:[Vv]isit)(?:ed|ing)?|"
     r"i(?:['’]m|[ ]am)[ ]in|city[ ]of|town[ ]of|native[ ]of|resid(?:es?|ed|ing)[ ]in))"
     rf"[ ](?P<v>{_NOT_NAMES}(?=\w{{4}}){_UP}[\w'’-]+(?:[ ](?:(?:de|la|del|di|da|do|nad|am|of|upon|"
     rf"sur)[ ]){{0,2}}{_UP}[\w'’-]+){{0,4}})"
 )
 _SPEECH = ("said", "says", "asked", "asks", "replied", "shouted", "wrote", "writes", "told", "yelled")
+
+
+def _no_term(value: str) -> bool:
+    """Not a word of documents: `attorney of record`."""
+    return not is_term(value)
 
 
 class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
@@ -172,8 +180,8 @@ def _rules() -> list[Rule]:
             0.75,
             ("dear", "hi", "hello", "hey", "good", "greetings"),
         ),
-        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$))", 0.8),
-        person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75),
+        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$))", 0.8, ("\n",)),
+        person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75, _CLOSING_WORDS),
         person(rf"(?:^|\n|[.!?][ ])[ ]*[-–—~]{{1,2}}[ ]?{full}[ ]*(?=\n|$)", 0.6, ("-", "–", "—", "~")),
         person(rf"(?<!\w){_SELF}[ ]{full}", 0.75),
         person(
@@ -196,7 +204,8 @@ def _rules() -> list[Rule]:
             "ORGANIZATION",
             re.compile(_EMPLOYER),
             0.6,
-            needs=(" at ", " for ", " by ", " with ", "employer", "company", "firm", "organi", " of "),
+            where=_EMPLOYER_NAME,
+            accept=_no_term,
         ),
         Rule("ORGANIZATION", re.compile(_OFFICE), 0.6, needs=("office", "headquarters", "branch", "store")),
         Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6, needs=_WHEREABOUTS_WORDS),

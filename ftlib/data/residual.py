@@ -1,0 +1,105 @@
+"""The output scanned again: what an independent detector still finds in the redacted rows.
+
+In: references of `schema.PROCESSED` tables and the row keys that are kept. Out: `ResidualFacts`, counts by entity; no
+value and no text. The sample are the kept rows with the smallest hash of their key, so it depends on the rows alone.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ftlib.config.prepare import PiiConfig
+from ftlib.core.errors import GateError
+from ftlib.core.logging import get_logger
+from ftlib.data import schema as s
+from ftlib.data.dedup import contains, row_keys
+from ftlib.data.redact import scanned_fields
+from ftlib.data.report import ResidualFacts
+from ftlib.runtime.exchange import gather, map_blocks
+from ftlib.text.keyed import UInt64s, mix64
+
+logger = get_logger(__name__)
+
+_ROWS_PER_TASK = 500  # a task first loads a pipeline, which takes seconds
+
+
+def find_residual(processed: list[Any], kept: UInt64s, config: PiiConfig) -> ResidualFacts | None:
+    """Scan the sample; None where nothing is redacted or the sample is empty."""
+    import ray
+
+    if config.profile == "none" or config.residual_sample == 0 or not len(kept):
+        return None
+    sample = choose_sample(kept, config.residual_sample)
+    chosen = ray.put(sample)
+
+    def pick(tables: list[pa.Table]) -> list[pa.Table]:
+        rows = [table.filter(pa.array(contains(ray.get(chosen), row_keys(table)))) for table in tables]
+        table = pa.concat_tables(rows).select([s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA, s.FINDINGS])
+        return [table] if table.num_rows else []
+
+    def scan(*picked: list[pa.Table]) -> tuple[Counter[str], Counter[str], int, str]:
+        return scan_tables([table for tables in picked for table in tables], config)
+
+    picked = map_blocks(processed, pick)
+    tasks = min(len(picked), max(1, -(-len(sample) // _ROWS_PER_TASK)))
+    scan_task = ray.remote(scan)
+    results = gather([scan_task.remote(*picked[i::tasks]) for i in range(tasks)], "scanning the output", logger)
+    findings, records = Counter[str](), Counter[str]()
+    for found, with_any, _, _ in results:
+        findings.update(found)
+        records.update(with_any)
+    return {
+        "detector": results[0][3],
+        "num_scanned": len(sample),
+        "num_records": sum(result[2] for result in results),
+        "entities": [
+            {"entity": entity, "num_findings": count, "num_records": records[entity]}
+            for entity, count in sorted(findings.items(), key=lambda item: (-item[1], item[0]))
+        ],
+    }
+
+
+def choose_sample(kept: UInt64s, size: int | None) -> UInt64s:
+    """The row keys to scan, sorted; `size` None: all."""
+    if size is None or len(kept) <= size:
+        return np.sort(kept)
+    return np.sort(kept[np.argsort(mix64(kept), kind="stable")[:size]])
+
+
+def scan_tables(tables: list[pa.Table], config: PiiConfig) -> tuple[Counter[str], Counter[str], int, str]:
+    """Findings by entity, records with each entity, records with any, and the detector's version."""
+    import json
+
+    from ftlib.text.pii.residual import ResidualScanner, replaced_places
+
+    scanner = ResidualScanner(config)
+    findings, records, num_records = Counter[str](), Counter[str](), 0
+    for record in (record for table in tables for record in table.to_pylist()):
+        seen: Counter[str] = Counter()
+        for name, text in scanned_fields(record, json.loads(record[s.METADATA] or "{}")):
+            places = [(f["start"], f["end"], f["replacement"]) for f in record[s.FINDINGS] if f["field"] == name]
+            seen.update(finding.entity for finding in scanner.scan(text, replaced_places(places)))
+        findings.update(seen)
+        records.update(seen.keys())
+        num_records += bool(seen)
+    return findings, records, num_records, scanner.version
+
+
+def exceeds(residual: ResidualFacts | None, config: PiiConfig) -> bool:
+    """Whether more of the scanned records than `pii.max_residual` hold a residual finding."""
+    if config.max_residual is None or residual is None:
+        return False
+    return residual["num_records"] > config.max_residual * residual["num_scanned"]
+
+
+def refuse_residual(residual: ResidualFacts, config: PiiConfig, result: dict[str, Any]) -> GateError:
+    """The gate's answer."""
+    names = ", ".join(f"{row['entity']} {row['num_findings']}" for row in residual["entities"][:5])
+    return GateError(
+        f"a second detector still finds personal data in {residual['num_records']} of {residual['num_scanned']} "
+        f"records ({names}), more than pii.max_residual={config.max_residual} allows; see report.html. The dataset has "
+        "no _SUCCESS, so that no job reads it: add pii.patterns or pii.deny_list, or raise the limit",
+        result,
+    )
