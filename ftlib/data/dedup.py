@@ -24,7 +24,7 @@ from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree
 from ftlib.text.components import forest, members, star_edges, verify
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import Shingles, band_keys, choose_bands, shingle, signatures
-from ftlib.text.normalize import normalize
+from ftlib.text.normalize import normalize_all
 
 SIGNATURE = pa.schema(
     [
@@ -89,35 +89,50 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     records = table.select(names).to_pylist()
     broken = np.array([record[s.ERROR] is not None for record in records], dtype=bool)
     parts = [[] if bad else spoken(record) for record, bad in zip(records, broken, strict=True)]
-    config, hasher = settings.dedup, KeyedHash(settings.key, "dedup")
-    shingles = shingle(["\n".join(part) for part in parts], config.ngram, KeyedHash(settings.key, "token"))
+    config = settings.dedup
+    # Equal texts of a block are worked on once.
+    whole = ["\n".join(part) for part in parts]
+    distinct = {text: number for number, text in enumerate(dict.fromkeys(whole))}
+    copy = np.array([distinct[text] for text in whole], dtype=np.int64)
+    shingles = shingle(list(distinct), config.ngram, KeyedHash(settings.key, "token"))
     bands, rows = choose_bands(config.threshold, config.num_permutations)
     keys = band_keys(signatures(shingles, config.num_permutations, config.scheme), bands, rows)
-    hashes = [_hashes(record, part, hasher) for record, part in zip(records, parts, strict=True)]
     columns = {
         "broken": broken,
-        "input_hash": hasher.uint64s(item[0] for item in hashes),
-        "outcome_hash": hasher.uint64s(item[1] for item in hashes),
-        "label_hash": hasher.uint64s(item[2] for item in hashes),
-        "exact_hash": pa.array([hasher.digest(item[3]) for item in hashes], pa.binary(16)),
-        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, bands)),
-        "shingles": _lists(shingles.values, shingles.offsets),
+        **_hashes(records, parts, KeyedHash(settings.key, "dedup")),
+        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, bands)).take(pa.array(copy)),
+        "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
     }
     arrays = [pa.array(columns[name]) if name in columns else table[name] for name in SIGNATURE.names]
     return pa.table(arrays, schema=SIGNATURE)
 
 
-def _hashes(record: dict[str, Any], parts: Sequence[str], hasher: KeyedHash) -> tuple[bytes, bytes, bytes, bytes]:
-    """Input, outcome, label and everything, as byte strings to be hashed."""
-    said = [normalize(part).encode() for part in parts]
-    has_answer = record[s.MESSAGES] is not None and len(said) > 1
-    question, answer = (said[:-1], said[-1]) if has_answer else (said, b"")
-    label = (record[s.LABEL] or "").encode()
-    rejected = normalize(record[s.REJECTED] or "").encode()
-    # Several preference pairs for one prompt are no contradiction.
-    outcome = b"" if record[s.REJECTED] is not None else answer
-    everything = b"\0".join([*said, b"", rejected, label])
-    return b"\0".join(question), outcome + b"\0" + label, label, everything
+def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hasher: KeyedHash) -> dict[str, Any]:
+    """Columns of hashes. Each text is normalised and hashed once; what a record says is a hash of those hashes."""
+    texts = {text: b"" for part in parts for text in part}
+    texts |= {record[s.REJECTED]: b"" for record in records if record[s.REJECTED] is not None}
+    for text, normal in zip(texts, normalize_all(list(texts)), strict=True):
+        texts[text] = hasher.digest(normal)
+    nothing = hasher.digest(b"")
+    inputs, outcomes, labels, everything = [], [], [], []
+    for record, part in zip(records, parts, strict=True):
+        said = [texts[text] for text in part]
+        has_answer = record[s.MESSAGES] is not None and len(said) > 1
+        question, answer = (said[:-1], said[-1]) if has_answer else (said, nothing)
+        label = (record[s.LABEL] or "").encode()
+        rejected = nothing if record[s.REJECTED] is None else texts[record[s.REJECTED]]
+        # Several preference pairs for one prompt are no contradiction.
+        outcome = nothing if record[s.REJECTED] is not None else answer
+        inputs.append(b"".join(question))
+        outcomes.append(outcome + label)
+        labels.append(label)
+        everything.append(b"".join([*said, rejected, label]))
+    return {
+        "input_hash": hasher.uint64s(inputs),
+        "outcome_hash": hasher.uint64s(outcomes),
+        "label_hash": hasher.uint64s(labels),
+        "exact_hash": pa.array([hasher.digest(item) for item in everything], pa.binary(16)),
+    }
 
 
 def _lists(values: UInt64s, offsets: np.ndarray) -> pa.ListArray:

@@ -15,7 +15,7 @@ from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.data.prepare import prepare
 from ftlib.data.prepared import open_prepared
-from ftlib.text.minhash import words
+from ftlib.text.words import words
 
 WORDS = [
     f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "ru", "sa", "ti", "vo") for b in ("ban", "den", "fil", "gor", "hum")
