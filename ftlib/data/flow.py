@@ -101,8 +101,7 @@ class Flow:
 
     def run(self) -> Outcome:
         """All stages up to the split."""
-        signatures, rows, by_source = self._read()
-        first = self._decide(signatures)
+        signatures, rows, by_source, first = self.find_duplicates()
         logger.info("%d duplicates dropped, %d rows held for review", len(first.removed), len(first.held))
         processed = self._process(Selection(skip=first.removed), first.held, len(rows) - len(first.removed))
         kept, lost, broken = verdicts(processed)
@@ -124,6 +123,11 @@ class Flow:
             raise self._nothing_left(processed, decided, removed)
         shapes = {task.source: task.shape for task in self._tasks}
         return self._split(_Rows(processed, decided, removed, links, rows), by_source, shapes)
+
+    def find_duplicates(self) -> tuple[list[Any], UInt64s, dict[str, int], Decided]:
+        """The first pass: signatures, all row keys, rows of each source, and what is dropped, held or linked."""
+        signatures, rows, by_source = self._read()
+        return signatures, rows, by_source, self._decide(signatures)
 
     def _reader(self, keep_raw: bool = False) -> ReadSettings:
         return ReadSettings(self._config.input, self._key, self._config.execution.rows_per_block, keep_raw)
