@@ -33,17 +33,17 @@ Decision = tuple[str, str, str, float]
 """Id, keeper's id, reason, score."""
 
 
-def documents(num_rows: int) -> list[str]:
+def documents(data: Path, num_rows: int) -> list[str]:
     """Whole families: all versions of pages that are taken at random."""
-    table = pq.read_table(DATA / "dedup" / "docs_versions_14885.parquet", columns=["text", "page"])
+    table = pq.read_table(data / "dedup" / "docs_versions_14885.parquet", columns=["text", "page"])
     pages = np.array(table["page"].to_pylist())
     order = np.random.default_rng(0).permutation(np.unique(pages))
     chosen = np.isin(pages, order[: np.searchsorted(np.cumsum([np.sum(pages == page) for page in order]), num_rows)])
     return table["text"].filter(pa.array(chosen)).to_pylist()
 
 
-def tickets(num_rows: int) -> list[str]:
-    with gzip.open(DATA / "tickets" / "bitext_support_6480.jsonl.gz", "rt", encoding="utf-8") as file:
+def tickets(data: Path, num_rows: int) -> list[str]:
+    with gzip.open(data / "tickets" / "bitext_support_6480.jsonl.gz", "rt", encoding="utf-8") as file:
         return [row["instruction"] + "\n" + row["response"] for row in map(json.loads, file)][:num_rows]
 
 
@@ -141,6 +141,7 @@ def check(similar: np.ndarray, threshold: float, num_rows: int, drops: list[Deci
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000, help="documents of each set")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the sets")
     parser.add_argument("--thresholds", default="0.6,0.8")
     arguments = parser.parse_args()
     from ftlib.config.base import ClusterConfig
@@ -152,7 +153,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, read in (("docs_versions", documents), ("bitext_support", tickets)):
             try:
-                texts = read(arguments.rows)
+                texts = read(arguments.data, arguments.rows)
             except FileNotFoundError as error:
                 results[name] = {"skipped": f"no file at {error.filename}"}
                 continue

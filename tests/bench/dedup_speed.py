@@ -186,6 +186,7 @@ def measure(texts: list[str], arguments: argparse.Namespace, folder: Path) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, help="the Parquet file of documents")
     parser.add_argument("--rows", type=int, default=None, help="only the first documents")
     parser.add_argument("--runs", type=int, default=3, help="paired runs with datasketch and rensa")
     parser.add_argument("--peers", default="datasketch,rensa,datatrove")
@@ -193,13 +194,13 @@ def main() -> None:
     parser.add_argument("--datatrove-runs", type=int, default=1, help="paired runs with datatrove, which is slow")
     parser.add_argument("--sets", default="all,distinct")
     arguments = parser.parse_args()
-    if not DATA.exists():
-        print(json.dumps({"bench": "dedup_speed", "skipped": f"no documents at {DATA}"}))
+    if not arguments.data.exists():
+        print(json.dumps({"bench": "dedup_speed", "skipped": f"no documents at {arguments.data}"}))
         return
     from ftlib.config.base import ClusterConfig
     from ftlib.runtime.cluster import connect
 
-    every = pq.read_table(DATA, columns=["text"]).slice(0, arguments.rows)["text"].to_pylist()
+    every = pq.read_table(arguments.data, columns=["text"]).slice(0, arguments.rows)["text"].to_pylist()
     sets = {"all": every, "distinct": list(dict.fromkeys(every))}
     results: dict[str, Any] = {}
     with connect(ClusterConfig(address="local", num_cpus=2)):
