@@ -15,11 +15,11 @@ from ftlib.config.prepare import FilterConfig, PiiConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import Progress, get_logger
 from ftlib.data import schema as s
-from ftlib.data.dedup import SIGNATURE, SignSettings, sign
 from ftlib.data.filter import apply_filters
 from ftlib.data.read import ReadSettings, Selection, read_records
 from ftlib.data.redact import redactor_class
 from ftlib.data.rows import ReadTask
+from ftlib.data.sign import SIGNATURE, SignSettings, sign
 
 logger = get_logger(__name__)
 
@@ -80,7 +80,7 @@ def read_tables(tasks: Sequence[ReadTask], settings: ReadSettings, resources: Re
 
 
 def signed(dataset: Any, settings: SignSettings, resources: Resources) -> Any:
-    """`schema.READ` → `dedup.SIGNATURE`."""
+    """`schema.READ` → `sign.SIGNATURE`."""
 
     def run(table: pa.Table) -> pa.Table:
         return sign(table, settings) if table.num_rows else SIGNATURE.empty_table()
@@ -101,12 +101,12 @@ def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) 
     )
 
 
-def filtered(dataset: Any, config: FilterConfig, review: Any, resources: Resources) -> Any:
-    """Quality filters. `review`: reference of the sorted row keys that are held for a person."""
+def filtered(dataset: Any, config: FilterConfig, marked: Any, resources: Resources) -> Any:
+    """Quality filters. `marked`: reference of a `Marked`."""
     import ray
 
     def run(table: pa.Table) -> pa.Table:
-        return apply_filters(table, config, ray.get(review)) if table.num_rows else s.PROCESSED.empty_table()
+        return apply_filters(table, config, ray.get(marked)) if table.num_rows else s.PROCESSED.empty_table()
 
     return _map(dataset, run, resources)
 

@@ -19,6 +19,7 @@ from ftlib.data.inputs import find_inputs
 from ftlib.data.passes import configure_ray_data
 from ftlib.data.prepared import KIND, SUCCESS
 from ftlib.data.read import plan_reads
+from ftlib.data.references import describe_replay, find_references, load_references
 from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.runtime.cluster import connect
 from ftlib.text.keyed import KeyedHash
@@ -36,19 +37,24 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     ner = check_pii(config.pii)
     files = find_inputs(config.input.paths)
     described = [file.describe() for file in files]
-    work = work_key(
-        KIND, config.result_keys, {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner}
-    )
+    others = find_references(config)
+    beside = {name: [file.describe() for file in found] for name, found in others.items()}
+    beside |= {"mix.replay.path": replay} if (replay := describe_replay(config)) else {}
+    known = {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner, **beside}
+    work = work_key(KIND, config.result_keys, known)
     check_output(config.output.path)
     manifest = finished(config.output.path, work)
     if manifest and exists(join(config.output.path, SUCCESS)):
         logger.info("%s is this very dataset already: nothing to do", config.output.path)
         return _result(config, manifest, reused=True)
     tasks = plan_reads(files, config.input, key)
+    references = load_references(config, others, files, key)
     with connect(config.cluster):
         configure_ray_data()
-        outcome = Flow(config, key, tasks).run()
-        manifest = write_dataset(config, outcome, work=work, inputs=described, ner=ner, started=started)
+        outcome = Flow(config, key, tasks, references=references).run()
+        manifest = write_dataset(
+            config, outcome, work=work, inputs=described, references=beside, ner=ner, started=started
+        )
     return _result(config, manifest, reused=False)
 
 

@@ -154,6 +154,13 @@ def collision_probability(similarity: float, bands: int, rows: int) -> float:
     return float(1.0 - (1.0 - similarity**rows) ** bands)
 
 
+def expected_recall(threshold: float, num_permutations: int) -> dict[str, float]:
+    """Similarity (the threshold, then in steps of .05) → share of such pairs that the chosen bands find."""
+    bands, rows = choose_bands(threshold, num_permutations)
+    steps = [threshold, *(step / 20 for step in range(1, 21) if step / 20 > threshold)]
+    return {f"{value:.2f}": round(collision_probability(value, bands, rows), 4) for value in steps}
+
+
 def band_keys(signature: np.ndarray, bands: int, rows: int) -> UInt64s:
     """A 64-bit key of each band, different for equal rows in different bands; uint64 [num_docs, bands]."""
     values = signature[:, : bands * rows].astype(np.uint64).reshape(len(signature), bands, rows)
