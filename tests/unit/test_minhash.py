@@ -11,6 +11,7 @@ from ftlib.text.minhash import (
     band_keys,
     choose_bands,
     collision_probability,
+    expected_recall,
     jaccard,
     permutations,
     shingle,
@@ -128,6 +129,14 @@ def test_collision_probability_against_sampling():
     keys = [band_keys(signatures(part, 32), bands, rows) for part in flat]
     shared = (keys[0] == keys[1]).any(axis=1).mean()
     assert shared == pytest.approx(collision_probability(20 / 30, bands, rows), abs=0.04)
+
+
+def test_expected_recall_begins_at_the_threshold_and_never_falls():
+    found = expected_recall(0.83, 128)
+    bands, rows = choose_bands(0.83, 128)
+    assert list(found) == ["0.83", "0.85", "0.90", "0.95", "1.00"]
+    assert found["0.83"] == pytest.approx(1 - (1 - 0.83**rows) ** bands, abs=1e-4)
+    assert list(found.values()) == sorted(found.values()) and found["1.00"] == 1
 
 
 @pytest.mark.parametrize(
