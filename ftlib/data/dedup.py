@@ -84,7 +84,7 @@ def find_equal(
     columns = [*_IDENTITY, "input_hash", "outcome_hash", "exact_hash", ORDER]
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
-        table = _present(tables, ray.get(without)).select(columns)
+        table = _present(tables, ray.get(without), columns)
         return [table.take(index) for index in partition_indices(table["input_hash"].to_numpy(), num_partitions)]
 
     def reduce(index: int, pieces: list[pa.Table]) -> pa.Table:
@@ -93,11 +93,16 @@ def find_equal(
     return exchange(blocks, partition, reduce, num_partitions)
 
 
-def _present(tables: list[pa.Table], without: UInt64s) -> pa.Table:
-    """Rows that were read and are not among `without`."""
+def _present(
+    tables: list[pa.Table], without: UInt64s, columns: Sequence[str], among: UInt64s | None = None
+) -> pa.Table:
+    """Rows that were read, are not in `without` and are in `among`; these columns only, or shingles would be copied."""
     table = pa.concat_tables(tables)
-    keep = ~table["broken"].to_numpy() & ~contains(without, row_keys(table))
-    return table.filter(pa.array(keep))
+    rows = row_keys(table)
+    keep = ~table["broken"].to_numpy() & ~contains(without, rows)
+    if among is not None:
+        keep &= contains(among, rows)
+    return table.select(columns).filter(pa.array(keep))
 
 
 def _in_order(pieces: list[pa.Table], preferred: UInt64s) -> pa.Table:
@@ -166,7 +171,7 @@ def find_near(
     import ray
 
     def partition(tables: list[pa.Table]) -> list[tuple[UInt64s, UInt64s]]:
-        table = _present(tables, ray.get(without))
+        table = _present(tables, ray.get(without), [s.ROW, "bands"])
         keys = pc.list_flatten(table["bands"]).to_numpy()
         rows = np.repeat(row_keys(table), len(keys) // max(table.num_rows, 1))
         return [(keys[index], rows[index]) for index in partition_indices(keys, num_partitions)]
@@ -182,9 +187,8 @@ def find_near(
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
         rows, roots = members(ray.get(merged))
-        table = _present(tables, ray.get(without))
-        table = table.filter(pa.array(contains(rows, row_keys(table))))
-        table = table.select([*_IDENTITY, "label_hash", ORDER, "bands", "shingles"])
+        columns = [*_IDENTITY, "label_hash", ORDER, "bands", "shingles"]
+        table = _present(tables, ray.get(without), columns, among=rows)
         root = roots[np.searchsorted(rows, row_keys(table))]
         table = table.append_column("root", pa.array(root))
         return [table.take(index) for index in partition_indices(root, num_partitions)]

@@ -117,6 +117,7 @@ class Flow:
             benchmark_ngram=config.decontaminate.ngram,
         )
         self._partitions = config.execution.num_partitions
+        self._sources = {task.rank: task.source for task in tasks}
 
     def run(self) -> Outcome:
         """All stages up to the split."""
@@ -273,7 +274,9 @@ class Flow:
         assignment = Assignment(kept, splits, rows.removed)
         assignment, contaminated = self._decontaminate(rows, assignment)
         decided = [*decided, *contaminated]
-        mixed = mix_rows(assignment, labels[order][contains(assignment.rows, kept)], rows.clusters, config, by_source)
+        mixed = mix_rows(
+            assignment, labels[order][contains(assignment.rows, kept)], rows.clusters, config, self._sources
+        )
         reference = ray.put(mixed.assignment)
         processed = collect(map_blocks(rows.processed, lambda tables: count_placed(tables, ray.get(reference))))
         dropped = collect(map_blocks(decided, count_decided))

@@ -27,9 +27,12 @@ def name_hashes(names: Iterable[str], column: str) -> dict[str, int]:
     return {name: hasher.uint64(name.encode()) for name in names}
 
 
-def source_hashes(rows: UInt64s, sources: list[str]) -> UInt64s:
-    """Hash of the source of each row. `sources`: sorted, as the row keys count them."""
-    hashes = np.array(list(name_hashes(sources, s.SOURCE).values()), dtype=np.uint64)
+def source_hashes(rows: UInt64s, sources: Mapping[int, str]) -> UInt64s:
+    """Hash of the source of each row. `sources`: rank, which is in the row keys, → name."""
+    names = name_hashes(sources.values(), s.SOURCE)
+    hashes = np.zeros(max(sources, default=0) + 1, dtype=np.uint64)
+    for rank, name in sources.items():
+        hashes[rank] = names[name]
     found: UInt64s = hashes[(rows >> np.uint64(s.ROW_POSITION_BITS)).astype(np.int64)]
     return found
 
@@ -91,7 +94,7 @@ class Mixed:
 
 
 def mix_rows(
-    assignment: Assignment, labels: UInt64s, clusters: Edges, config: PrepareConfig, sources: Iterable[str]
+    assignment: Assignment, labels: UInt64s, clusters: Edges, config: PrepareConfig, sources: Mapping[int, str]
 ) -> Mixed:
     """Work out the factors of all kept rows.
 
@@ -100,12 +103,12 @@ def mix_rows(
         labels: hash of each one's label, 0 without one.
         clusters: as `cluster_factors` takes them.
         config: `dedup.action` and `mix` count.
-        sources: all sources of the input.
+        sources: rank → source of the input.
     """
     mix, rows = config.mix, assignment.rows
     by_source = mix.weights_by == "source"
     train = assignment.splits == TRAIN
-    names = (source_hashes(rows, sorted(sources)) if by_source else labels)[train]
+    names = (source_hashes(rows, sources) if by_source else labels)[train]
     missing = [
         name
         for name, hashed in name_hashes(mix.weights, s.SOURCE if by_source else s.LABEL).items()

@@ -7,7 +7,7 @@ import pytest
 
 from ftlib.config.prepare import FilterConfig, MixConfig
 from ftlib.data.metadata import canonical, to_seconds, value_at
-from ftlib.data.mix import cluster_factors, mix_factors, name_hashes
+from ftlib.data.mix import cluster_factors, mix_factors, name_hashes, source_hashes
 from ftlib.data.overlap import CLEAN, EXACT_COPY, NOTHING, SHARED_NGRAM, overlap_of
 from ftlib.data.rowfacts import stale_rows
 from ftlib.data.sign import NO_TIME
@@ -105,3 +105,10 @@ def test_balance_gives_every_label_the_same_sum_and_weights_multiply():
     assert sums == pytest.approx([3.5, 3.5]) and even[-1] == 1
     both = mix_factors(names, already, MixConfig(balance="inverse_frequency", weights={"b": 3, "absent": 9}))
     assert both[6:].tolist() == pytest.approx([*(3 * even[6:8]), 1]) and both[:6].tolist() == even[:6].tolist()
+
+
+def test_sources_are_found_by_rank_where_a_file_was_empty():
+    known = name_hashes(["a.jsonl", "c.jsonl"], "source")
+    rows = np.array([5, (2 << 40) | 7], dtype=np.uint64)
+    found = source_hashes(rows, {0: "a.jsonl", 2: "c.jsonl"})
+    assert found.tolist() == [known["a.jsonl"], known["c.jsonl"]]
