@@ -1,5 +1,6 @@
 """Configuration of `jobs.prepare`: raw records to a redacted, deduplicated, split dataset."""
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -159,6 +160,21 @@ class DedupConfig(Config):
     enabled: bool = True
     """Whether duplicates are dropped."""
 
+    policy: Literal["first", "longest", "most_recent"] = "first"
+    """Which record of a cluster is kept: the first of the input, the longest, or the most recent by `recency_field`."""
+
+    recency_field: str | None = None
+    """Metadata field (a dotted path) with a date, for `policy: most_recent`; records without a date come last."""
+
+    action: Literal["drop", "weight"] = "drop"
+    """`drop` all but one record of a cluster, or keep all and `weight` each by 1 / size of the cluster."""
+
+    drop_above: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Near-duplicates are dropped at and above this similarity only; those between `threshold` and it are kept, on one side of the split. Default: `threshold`."""
+
+    against: list[PathStr] = []
+    """Files of a reference corpus: records that are near-duplicates of one of its records are dropped. Read with the settings of `input`."""
+
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity of word n-grams at and above which two records are near-duplicates."""
 
@@ -170,6 +186,16 @@ class DedupConfig(Config):
 
     scheme: Literal["affine32", "legacy"] = "affine32"
     """datasketch's permutation scheme, written to the manifest; hashes of mixed schemes do not compare."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DedupConfig":
+        if self.policy == "most_recent" and not self.recency_field:
+            raise ValueError("policy most_recent needs dedup.recency_field, a metadata field with a date")
+        if self.drop_above is not None and self.drop_above < self.threshold:
+            raise ValueError(f"drop_above {self.drop_above} must not be below threshold {self.threshold}")
+        if self.against and not self.enabled:
+            raise ValueError("against needs dedup.enabled")
+        return self
 
 
 class FilterConfig(Config):
@@ -196,10 +222,21 @@ class FilterConfig(Config):
     label_conflicts: Literal["review", "keep"] = "review"
     """What happens to records of the same input with different labels or answers: held out for review, or kept."""
 
+    max_age_days: Annotated[float, Field(gt=0)] | None = None
+    """Records whose date lies more than this before `reference_date` are `stale`; those without a date are kept."""
+
+    date_field: str | None = None
+    """Metadata field (a dotted path) with the date for `max_age_days`."""
+
+    reference_date: datetime.date | None = None
+    """The day from which `max_age_days` counts back; never today, so that a run can be repeated."""
+
     @model_validator(mode="after")
     def _ordered(self) -> "FilterConfig":
         if self.min_tokens >= self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} must be below max_tokens {self.max_tokens}")
+        if self.max_age_days is not None and not (self.date_field and self.reference_date):
+            raise ValueError("max_age_days needs filter.date_field and filter.reference_date")
         return self
 
 
@@ -218,6 +255,12 @@ class SplitConfig(Config):
     group_by_subject: bool = True
     """Keep all records of one data subject on one side."""
 
+    group_column: str | None = None
+    """Metadata field (a dotted path): records with the same value stay on one side."""
+
+    by_time: str | None = None
+    """Metadata field (a dotted path) with a date: the newest records go to test, the next to validation, without regard to labels. Records without a date stay in train."""
+
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "SplitConfig":
         if self.val_fraction + self.test_fraction >= 1:
@@ -225,6 +268,45 @@ class SplitConfig(Config):
                 f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leave nothing to train on"
             )
         return self
+
+
+class DecontaminateConfig(Config):
+    """Records of train that a benchmark or the test split holds."""
+
+    paths: list[PathStr] = []
+    """Benchmark files, read with the settings of `input`: records that hold one of their texts, or share an n-gram with one, are dropped from train."""
+
+    against_test: bool = False
+    """Also drop records of train that share an n-gram with the test split. Near-duplicates never sit on both sides in any case; templates shared by many records would go too."""
+
+    ngram: Annotated[int, Field(ge=5, le=50)] = 13
+    """Words of an n-gram; a shorter text counts as a whole."""
+
+
+class ReplayConfig(Config):
+    """General data mixed in by training against forgetting; recorded here."""
+
+    path: PathStr
+    """A prepared dataset or raw files."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the training tokens that come from it."""
+
+
+class MixConfig(Config):
+    """Weights of the records of train, written to their `weight`; training acts on them."""
+
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Label (or source, see `weights_by`) → factor; others have 1."""
+
+    weights_by: Literal["label", "source"] = "label"
+    """What `weights` and `balance` go by."""
+
+    balance: Literal["none", "inverse_frequency"] = "none"
+    """`inverse_frequency`: every label (or source) weighs the same in sum, before `weights`."""
+
+    replay: ReplayConfig | None = None
+    """General data for training to mix in."""
 
 
 class QuarantineConfig(Config):
@@ -285,6 +367,12 @@ class PrepareConfig(JobConfig):
     split: SplitConfig = SplitConfig()
     """Train, validation and test."""
 
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Records of train that a benchmark or the test split holds."""
+
+    mix: MixConfig = MixConfig()
+    """Weights and replay."""
+
     quarantine: QuarantineConfig = QuarantineConfig()
     """Unreadable rows."""
 
@@ -296,15 +384,19 @@ class PrepareConfig(JobConfig):
 
     @property
     def result_keys(self) -> dict[str, Any]:
-        """The part of the configuration on which the result's bytes depend."""
+        """The part of the configuration on which the result's bytes depend; files count by their fingerprints."""
         values = self.resolved()
         for section, names in {
             "input": ["chunk_bytes", "paths", "sql", "connection"],
             "pii": ["batch_size"],
+            "dedup": ["against"],
+            "decontaminate": ["paths"],
             "output": ["path"],
         }.items():
             for name in names:
                 values[section].pop(name)
+        if values["mix"]["replay"]:
+            values["mix"]["replay"].pop("path")
         for name in ("execution", "cluster", "review"):
             values.pop(name)
         return values

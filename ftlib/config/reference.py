@@ -8,6 +8,7 @@ import argparse
 import sys
 import types
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -40,7 +41,7 @@ JOBS: dict[str, type[JobConfig]] = {
     "deploy": DeployConfig,
     "pipeline": PipelineConfig,
 }
-_NAMES = {str: "text", int: "int", float: "float", bool: "true / false", Any: "any", type(None): "none"}
+_NAMES = {str: "text", int: "int", float: "float", bool: "true / false", Any: "any", type(None): "none", date: "date"}
 _BOUNDS = ((annotated_types.Ge, "ge", "≥"), (annotated_types.Gt, "gt", ">"), (annotated_types.Le, "le", "≤"),
            (annotated_types.Lt, "lt", "<"))  # fmt: skip
 

@@ -22,10 +22,10 @@ from ftlib.data import schema as s
 from ftlib.data.audit_report import AuditFacts, TokenFacts, build_audit, inspected_facts, token_facts
 from ftlib.data.blocks import collect
 from ftlib.data.dataset import REPORT_FILES, make_facts, output_folder
-from ftlib.data.dedup import contains, row_keys, spoken
+from ftlib.data.dedup import contains, row_keys
 from ftlib.data.fertility import TokenCounts, count_tokens, encoder
 from ftlib.data.flow import Flow, Outcome
-from ftlib.data.inputs import find_inputs
+from ftlib.data.inputs import all_inputs
 from ftlib.data.inspection import Inspected, inspect_table
 from ftlib.data.passes import configure_ray_data
 from ftlib.data.prepare import check_pii
@@ -34,6 +34,8 @@ from ftlib.data.read import ReadSettings, plan_reads, read_records
 from ftlib.data.report import write_report
 from ftlib.data.residual import choose_sample
 from ftlib.data.rows import ReadTask
+from ftlib.data.sign import spoken
+from ftlib.data.stored import work_folder
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, work_key, write_manifest
 from ftlib.runtime.cluster import connect
 from ftlib.runtime.exchange import map_blocks
@@ -53,7 +55,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     started = time.time()
     key, prepare = redaction_key(), config.as_prepare(_records(config))
     ner = check_pii(config.pii)
-    files = find_inputs(prepare.input.paths)
+    files = all_inputs(prepare.input)
     described = [file.describe() for file in files]
     work = work_key(
         KIND, config.result_keys, {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner}
@@ -64,9 +66,9 @@ def audit(config: AuditConfig) -> dict[str, Any]:
         logger.info("%s is the report of these very records already: nothing to do", config.output.path)
         return _judge(config, manifest, reused=True)
     tasks = plan_reads(files, prepare.input, key)
-    with connect(config.cluster):
+    with connect(config.cluster), work_folder(config.output.path, work) as folder:
         configure_ray_data()
-        report = _examine(config, prepare, key, tasks, ner)
+        report = _examine(config, prepare, key, tasks, folder=folder, ner=ner)
     with output_folder(config.output.path, success=False) as folder:
         write_report(folder, report)
         manifest = build_manifest(
@@ -97,10 +99,10 @@ def _records(config: AuditConfig) -> InputConfig:
 
 
 def _examine(
-    config: AuditConfig, prepare: PrepareConfig, key: bytes, tasks: Sequence[ReadTask], ner: str
+    config: AuditConfig, prepare: PrepareConfig, key: bytes, tasks: Sequence[ReadTask], *, folder: str, ner: str
 ) -> dict[str, Any]:
     """All facts of the records, as a report."""
-    outcome = Flow(prepare, key, tasks).run()
+    outcome = Flow(prepare, key, tasks, folder).run()
     counts = _inspect(config, prepare, key, tasks)
     repeated, pairs = _repeated(outcome, tasks, config)
     facts: dict[str, Any] = inspected_facts(counts, config.audit.num_examples)

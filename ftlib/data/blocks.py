@@ -5,7 +5,7 @@ them. Nothing that comes back to the driver holds text.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,15 @@ class Decided:
     held: UInt64s
     """Rows for review, sorted."""
     links: Edges
+    clusters: Edges = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
+    """Keeper and row of duplicates that are kept and weighed down."""
+
+    def after(self, other: "Decided") -> "Decided":
+        """These decisions and an earlier round's, whose rows took no part in this one; its links are not needed."""
+        removed = np.concatenate([other.removed, self.removed])
+        order = np.argsort(removed)
+        keepers = np.concatenate([other.keepers, self.keepers])[order]
+        return replace(self, blocks=[*other.blocks, *self.blocks], removed=removed[order], keepers=keepers)
 
 
 def collect(references: list[Any], label: str = "collecting counts") -> list[Any]:
@@ -47,9 +56,21 @@ def collect(references: list[Any], label: str = "collecting counts") -> list[Any
 
 
 def count_rows(tables: list[pa.Table]) -> tuple[UInt64s, Counter[str], int]:
-    """Of `SIGNATURE` tables: row keys, rows of each source, broken rows."""
+    """Of `sign.SIGNATURE` tables: row keys, rows of each source, broken rows."""
     table = pa.concat_tables(tables)
     return row_keys(table), Counter(table[s.SOURCE].to_pylist()), int(pc.sum(table["broken"]).as_py() or 0)
+
+
+def signature_column(signatures: list[Any], name: str) -> tuple[UInt64s, np.ndarray]:
+    """Sorted row keys of `sign.SIGNATURE` tables, and the values of a column of numbers."""
+
+    def run(tables: list[pa.Table]) -> tuple[UInt64s, np.ndarray]:
+        table = pa.concat_tables(tables)
+        return row_keys(table), table[name].to_numpy()
+
+    rows, values = (np.concatenate(column) for column in zip(*collect(map_blocks(signatures, run)), strict=True))
+    order = np.argsort(rows)
+    return rows[order], values[order]
 
 
 def only_links(tables: list[pa.Table]) -> pa.Table:
@@ -146,7 +167,8 @@ def count_placed(tables: list[pa.Table], assignment: Assignment) -> tuple[Counts
 def count_decided(tables: list[pa.Table]) -> tuple[Counts, Counter[int]]:
     """Of `DECISION` tables: counts, and dropped rows by their keeper."""
     table = pa.concat_tables(tables)
-    return count_decisions(table), Counter(table.filter(pc.is_valid(table[s.STAGE]))[s.KEEPER_ROW].to_pylist())
+    dropped = table.filter(pc.and_(pc.is_valid(table[s.STAGE]), pc.is_valid(table[s.KEEPER_ROW])))
+    return count_decisions(table), Counter(dropped[s.KEEPER_ROW].to_pylist())
 
 
 def cluster_sizes(keepers: list[Counter[int]]) -> Counter[int]:

@@ -11,7 +11,7 @@ from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, exists, filesystem, is_uri, join, local_path, read_bytes, write_text
-from ftlib.data.dedup import EXACT, NEAR
+from ftlib.data.dedup import EXACT, NEAR, REFERENCE
 from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
@@ -21,7 +21,7 @@ from ftlib.data.residual import exceeds
 from ftlib.data.schema import SPLITS
 from ftlib.data.write import write_files
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
-from ftlib.text.minhash import PERMUTATION_SEED, choose_bands
+from ftlib.text.minhash import PERMUTATION_SEED, choose_bands, expected_recall
 
 logger = get_logger(__name__)
 
@@ -34,6 +34,7 @@ def write_dataset(
     *,
     work: str,
     inputs: list[dict[str, Any]],
+    references: dict[str, Any],
     made_by: dict[str, str],
     started: float,
     scratch: str | None = None,
@@ -45,6 +46,7 @@ def write_dataset(
         outcome: what is to be written.
         work: key of the work.
         inputs: fingerprints of all inputs.
+        references: fingerprints of what was compared with or is to be mixed in, by configuration key.
         made_by: `ner_model`, and `keyed_by`: which key the hashes were made with (`text.keyed.key_fingerprint`).
         started: `time.time()` at the start.
         scratch: of `output_folder`.
@@ -53,10 +55,8 @@ def write_dataset(
 
     path = config.output.path
     with output_folder(path, scratch, success=not exceeds(outcome.residual, config.pii)) as folder:
-        references = write_files(
-            folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files
-        )
-        files = {name: digest for name, digest, _ in ray.get(references)}
+        written = write_files(folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files)
+        files = {name: digest for name, digest, _ in ray.get(written)}
         missing = [name for name in files if not exists(join(folder, name))]
         if missing:
             raise UserError(
@@ -78,6 +78,8 @@ def write_dataset(
             ner_model=made_by["ner_model"],
             keyed_by=made_by["keyed_by"],
             dedup=_dedup_scheme(config),
+            references=references,
+            mix={"train": outcome.mix, "replay": config.mix.replay and {"fraction": config.mix.replay.fraction}},
         )
         # Paths and parallelism change no byte of the result, so they stand where runs may differ.
         manifest["timing"]["config"] = config.resolved()
@@ -154,7 +156,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
             for source, n in outcome.num_rows_by_source.items()
         ],
         "settings": _settings(config, ner),
-        "stages": stage_facts(counts, outcome.num_rows, (FAILED,)),  # type: ignore[typeddict-item]
+        "stages": stage_facts(counts, outcome.num_rows, (FAILED,)),
         "drops": [
             {"stage": stage, "reason": reason, "num_rows": n} for (stage, reason), n in sorted(counts.dropped.items())
         ],
@@ -166,6 +168,8 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
             "num_exact": sum(n for (_, reason), n in counts.dropped.items() if reason == EXACT),
             "num_near": sum(n for (_, reason), n in counts.dropped.items() if reason == NEAR),
             "cluster_sizes": {str(size): n for size, n in sorted(outcome.cluster_sizes.items())},
+            "num_in_reference": sum(n for (_, reason), n in counts.dropped.items() if reason == REFERENCE),
+            "expected_recall": expected_recall(config.dedup.threshold, config.dedup.num_permutations),
         },
         "labels": [
             {"label": label, "num_rows": sum(n for (_, name), n in counts.labels.items() if name == label)}
@@ -178,8 +182,17 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         "lengths": length_facts(counts),
         "splits": split_facts(counts),
         "residual": outcome.residual,
+        **_mix_facts(config, outcome),  # type: ignore[typeddict-item]
         "warnings": outcome.warnings,
     }
+
+
+def _mix_facts(config: PrepareConfig, outcome: Outcome) -> dict[str, Any]:
+    """`mix` and `replay` of the report, where configured."""
+    replay = config.mix.replay
+    name = replay.path.rstrip("/").rsplit("/", 1)[-1] if replay else ""
+    found: dict[str, Any] = {"mix": outcome.mix} if outcome.mix else {}
+    return found | ({"replay": {"source": name, "fraction": replay.fraction}} if replay else {})
 
 
 def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | bool | None]:
@@ -191,11 +204,18 @@ def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | 
         "dedup_enabled": config.dedup.enabled,
         "dedup_threshold": config.dedup.threshold,
         "dedup_ngram": config.dedup.ngram,
+        "dedup_policy": config.dedup.policy,
+        "dedup_action": config.dedup.action,
+        "dedup_drop_above": config.dedup.drop_above,
         "filter_enabled": config.filter.enabled,
         "label_conflicts": config.filter.label_conflicts,
         "val_fraction": config.split.val_fraction,
         "test_fraction": config.split.test_fraction,
         "stratify": config.split.stratify,
+        "split_by_time": config.split.by_time,
+        "split_group_column": config.split.group_column,
+        "max_age_days": config.filter.max_age_days,
+        "mix_balance": config.mix.balance,
         "seed": config.seed,
     }
 

@@ -1,6 +1,6 @@
 """Label conflicts, exact and near duplicates over keyed hashes of the records: no text travels.
 
-In: signature tables (`SIGNATURE`, one row a record), made by `sign` in the pass that reads the input. Out: `DECISION`
+In: signature tables (`sign.SIGNATURE`, one row a record), made in the pass that reads the input. Out: `DECISION`
 tables: rows that are held for review or dropped, each with its keeper, and links between rows that must share a split.
 
 Three exchanges: by hash of the input (rows of the same input with different answers or labels conflict; rows equal in
@@ -10,7 +10,7 @@ candidates' hashes take part in the third. Each reducer sorts by row key, so the
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,31 +20,11 @@ import pyarrow.compute as pc
 
 from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
+from ftlib.data.sign import ORDER
 from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree_reduce
-from ftlib.text.components import forest, members, star_edges, verify
-from ftlib.text.keyed import KeyedHash, UInt64s
-from ftlib.text.minhash import Shingles, band_keys, choose_bands, shingle, signatures
-from ftlib.text.normalize import normalize
-
-SIGNATURE = pa.schema(
-    [
-        (s.ROW, pa.uint64()),
-        (s.ID, pa.string()),
-        (s.DERIVED, pa.bool_()),
-        (s.SOURCE, pa.string()),
-        (s.LABEL, pa.string()),
-        (s.SUBJECT, pa.string()),
-        ("broken", pa.bool_()),
-        ("input_hash", pa.uint64()),
-        ("outcome_hash", pa.uint64()),
-        ("label_hash", pa.uint64()),
-        ("exact_hash", pa.binary(16)),
-        ("bands", pa.list_(pa.uint64())),
-        ("shingles", pa.list_(pa.uint64())),
-    ]
-)
-"""`outcome_hash`: of answer and label. `exact_hash`: of all that a record says. Rows that could not be read are
-`broken` and have no hashes."""
+from ftlib.text.components import forest, members, nearest_reference, star_edges, verify
+from ftlib.text.keyed import UInt64s
+from ftlib.text.minhash import Shingles
 
 DECISION = pa.schema(
     [
@@ -66,64 +46,10 @@ DECISION = pa.schema(
 
 REVIEW, DEDUP = "review", "dedup"
 LABEL_CONFLICT, EXACT, NEAR = "label_conflict", "exact_duplicate", "near_duplicate"
+REFERENCE = "in_reference"
+"""A near-duplicate of a record of the reference corpus."""
 
 _IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL, s.SUBJECT]
-
-
-@dataclass(frozen=True)
-class SignSettings:
-    """What signing needs."""
-
-    dedup: DedupConfig
-    key: bytes
-
-
-def spoken(record: dict[str, Any]) -> list[str]:
-    """What user and assistant say (or the text): shared system prompts would make unlike records alike."""
-    if record[s.MESSAGES] is None:
-        return [record[s.TEXT] or ""]
-    return [message["content"] for message in record[s.MESSAGES] if message["role"] != "system"]
-
-
-def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
-    """Hashes of each record: `schema.READ` or `schema.PROCESSED` → `SIGNATURE`."""
-    names = [s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL, s.ERROR]
-    records = table.select(names).to_pylist()
-    broken = np.array([record[s.ERROR] is not None for record in records], dtype=bool)
-    parts = [[] if bad else spoken(record) for record, bad in zip(records, broken, strict=True)]
-    config, hasher = settings.dedup, KeyedHash(settings.key, "dedup")
-    shingles = shingle(["\n".join(part) for part in parts], config.ngram, KeyedHash(settings.key, "token"))
-    bands, rows = choose_bands(config.threshold, config.num_permutations)
-    keys = band_keys(signatures(shingles, config.num_permutations, config.scheme), bands, rows)
-    hashes = [_hashes(record, part, hasher) for record, part in zip(records, parts, strict=True)]
-    columns = {
-        "broken": broken,
-        "input_hash": hasher.uint64s(item[0] for item in hashes),
-        "outcome_hash": hasher.uint64s(item[1] for item in hashes),
-        "label_hash": hasher.uint64s(item[2] for item in hashes),
-        "exact_hash": pa.array([hasher.digest(item[3]) for item in hashes], pa.binary(16)),
-        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, bands)),
-        "shingles": _lists(shingles.values, shingles.offsets),
-    }
-    arrays = [pa.array(columns[name]) if name in columns else table[name] for name in SIGNATURE.names]
-    return pa.table(arrays, schema=SIGNATURE)
-
-
-def _hashes(record: dict[str, Any], parts: Sequence[str], hasher: KeyedHash) -> tuple[bytes, bytes, bytes, bytes]:
-    """Input, outcome, label and everything, as byte strings to be hashed."""
-    said = [normalize(part).encode() for part in parts]
-    has_answer = record[s.MESSAGES] is not None and len(said) > 1
-    question, answer = (said[:-1], said[-1]) if has_answer else (said, b"")
-    label = (record[s.LABEL] or "").encode()
-    rejected = normalize(record[s.REJECTED] or "").encode()
-    # Several preference pairs for one prompt are no contradiction.
-    outcome = b"" if record[s.REJECTED] is not None else answer
-    everything = b"\0".join([*said, b"", rejected, label])
-    return b"\0".join(question), outcome + b"\0" + label, label, everything
-
-
-def _lists(values: UInt64s, offsets: np.ndarray) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
 def contains(sorted_rows: UInt64s, rows: UInt64s) -> np.ndarray:
@@ -148,7 +74,7 @@ def find_equal(
     """Label conflicts and exact duplicates; references of `DECISION` tables.
 
     Args:
-        blocks: references of `SIGNATURE` tables.
+        blocks: references of `sign.SIGNATURE` tables.
         num_partitions: of the exchange.
         conflicts: whether rows of one input with different outcomes go to review.
         preferred: reference of sorted row keys that are kept rather than others.
@@ -156,10 +82,10 @@ def find_equal(
     """
     import ray
 
-    columns = [*_IDENTITY, "input_hash", "outcome_hash", "exact_hash"]
+    columns = [*_IDENTITY, "input_hash", "outcome_hash", "exact_hash", ORDER]
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
-        table = _present(tables, ray.get(without)).select(columns)
+        table = _present(tables, ray.get(without), columns)
         return [table.take(index) for index in partition_indices(table["input_hash"].to_numpy(), num_partitions)]
 
     def reduce(index: int, pieces: list[pa.Table]) -> pa.Table:
@@ -168,20 +94,25 @@ def find_equal(
     return exchange(blocks, partition, reduce, num_partitions)
 
 
-def _present(tables: list[pa.Table], without: UInt64s) -> pa.Table:
-    """Rows that were read and are not among `without`."""
+def _present(
+    tables: list[pa.Table], without: UInt64s, columns: Sequence[str], among: UInt64s | None = None
+) -> pa.Table:
+    """Rows that were read, are not in `without` and are in `among`; these columns only, or shingles would be copied."""
     table = pa.concat_tables(tables)
-    keep = ~table["broken"].to_numpy() & ~contains(without, row_keys(table))
-    return table.filter(pa.array(keep))
+    rows = row_keys(table)
+    keep = ~table["broken"].to_numpy() & ~contains(without, rows)
+    if among is not None:
+        keep &= contains(among, rows)
+    return table.select(columns).filter(pa.array(keep))
 
 
 def _in_order(pieces: list[pa.Table], preferred: UInt64s) -> pa.Table:
-    """Rows in order of preference for keepers: preferred ones first, then by row key."""
+    """Rows in order of preference for keepers: preferred ones first, then by policy, then by row key."""
     if not pieces:
         return pa.table({s.ROW: pa.array([], pa.uint64())})
     table = pa.concat_tables(pieces).combine_chunks()
     rows = row_keys(table)
-    return table.take(np.lexsort((rows, ~contains(preferred, rows))))
+    return table.take(np.lexsort((rows, table[ORDER].to_numpy(), ~contains(preferred, rows))))
 
 
 def _equal_rows(table: pa.Table, conflicts: bool) -> pa.Table:
@@ -225,16 +156,23 @@ def decisions(
 
 
 def find_near(
-    blocks: Sequence[Any], config: DedupConfig, num_partitions: int, *, preferred: Any, without: Any
+    blocks: Sequence[Any],
+    config: DedupConfig,
+    num_partitions: int,
+    *,
+    preferred: Any,
+    without: Any,
+    first_reference: int | None = None,
 ) -> list[Any]:
     """Near-duplicates among the rows that are not in `without`; references of `DECISION` tables.
 
-    Rows with stage `dedup` are dropped in favour of their keeper; those without a stage are links.
+    Rows with stage `dedup` are dropped in favour of their keeper; those without a stage are links. Rows from the key
+    `first_reference` on are a reference corpus: given it, only near-duplicates of these are dropped.
     """
     import ray
 
     def partition(tables: list[pa.Table]) -> list[tuple[UInt64s, UInt64s]]:
-        table = _present(tables, ray.get(without))
+        table = _present(tables, ray.get(without), [s.ROW, "bands"])
         keys = pc.list_flatten(table["bands"]).to_numpy()
         rows = np.repeat(row_keys(table), len(keys) // max(table.num_rows, 1))
         return [(keys[index], rows[index]) for index in partition_indices(keys, num_partitions)]
@@ -250,15 +188,17 @@ def find_near(
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
         rows, roots = members(ray.get(merged))
-        table = _present(tables, ray.get(without))
-        table = table.filter(pa.array(contains(rows, row_keys(table))))
-        table = table.select([*_IDENTITY, "label_hash", "bands", "shingles"])
+        columns = [*_IDENTITY, "label_hash", ORDER, "bands", "shingles"]
+        table = _present(tables, ray.get(without), columns, among=rows)
         root = roots[np.searchsorted(rows, row_keys(table))]
         table = table.append_column("root", pa.array(root))
         return [table.take(index) for index in partition_indices(root, num_partitions)]
 
     def decide(index: int, pieces: list[pa.Table]) -> pa.Table:
-        return _near_rows(_in_order(pieces, ray.get(preferred)), config.threshold)
+        table = _in_order(pieces, ray.get(preferred))
+        if first_reference is not None:
+            return _reference_rows(table, config.threshold, first_reference)
+        return _near_rows(table, config.threshold, config.drop_above)
 
     return exchange(blocks, candidates, decide, num_partitions)
 
@@ -300,25 +240,60 @@ def _follow(table: pa.Table, lookup: pa.Table) -> pa.Table:
     return table
 
 
-def _near_rows(table: pa.Table, threshold: float) -> pa.Table:
+@dataclass(frozen=True)
+class _Candidates:
+    """Candidate components of a partition, one after the other, each in order of preference."""
+
+    table: pa.Table
+    shingles: Shingles
+    bands: UInt64s
+    cuts: list[int]
+    """Where components begin, and the number of rows."""
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Candidates":
+        """Sort a partition's rows by component."""
+        table = table.take(np.argsort(table["root"].to_numpy(), kind="stable")).combine_chunks()
+        lists = table["shingles"].combine_chunks()
+        offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(), dtype=np.int64)])
+        bands = pc.list_flatten(table["bands"]).to_numpy().reshape(table.num_rows, -1)
+        cuts = [0, *(np.flatnonzero(np.diff(table["root"].to_numpy())) + 1).tolist(), table.num_rows]
+        return cls(table, Shingles(pc.list_flatten(lists).to_numpy(), offsets), bands, cuts)
+
+    def components(self) -> Iterator[tuple[slice, Shingles, UInt64s]]:
+        """Rows, shingle sets and band keys of each component."""
+        for start, stop in itertools.pairwise(self.cuts):
+            part = Shingles(self.shingles.values, self.shingles.offsets[start : stop + 1])
+            yield slice(start, stop), part, self.bands[start:stop]
+
+
+def _near_rows(table: pa.Table, threshold: float, drop_above: float | None) -> pa.Table:
     """Verdicts on all candidate components of a partition, whose rows come in order of preference."""
     if not table.num_rows:
         return DECISION.empty_table()
-    table = table.take(np.argsort(table["root"].to_numpy(), kind="stable")).combine_chunks()
-    roots, labels = table["root"].to_numpy(), table["label_hash"].to_numpy()
-    lists = table["shingles"].combine_chunks()
-    values = pc.list_flatten(lists).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(), dtype=np.int64)])
-    bands = pc.list_flatten(table["bands"]).to_numpy().reshape(table.num_rows, -1)
+    found = _Candidates.of(table)
+    table, labels = found.table, found.table["label_hash"].to_numpy()
     own = np.arange(table.num_rows)
     keeper, group, score = own.copy(), own.copy(), np.ones(table.num_rows)
-    cuts = [0, *(np.flatnonzero(np.diff(roots)) + 1).tolist(), table.num_rows]
-    for start, stop in itertools.pairwise(cuts):
-        shingles = Shingles(values, offsets[start : stop + 1])
-        verdict = verify(shingles, bands[start:stop], labels[start:stop], threshold)
-        keeper[start:stop], group[start:stop] = verdict.keeper + start, verdict.group + start
-        score[start:stop] = verdict.score
+    for rows, shingles, bands in found.components():
+        verdict = verify(shingles, bands, labels[rows], threshold, drop_above)
+        keeper[rows], group[rows] = verdict.keeper + rows.start, verdict.group + rows.start
+        score[rows] = verdict.score
     unknown = np.full(table.num_rows, np.nan)
     dropped = decisions(table, keeper, score, DEDUP, NEAR).take(np.flatnonzero(keeper != own))
     links = decisions(table, group, unknown, None, None).take(np.flatnonzero(group != own))
     return pa.concat_tables([dropped, links])
+
+
+def _reference_rows(table: pa.Table, threshold: float, first_reference: int) -> pa.Table:
+    """Rows of a partition that are near-duplicates of a reference row, whatever the labels."""
+    if not table.num_rows:
+        return DECISION.empty_table()
+    found = _Candidates.of(table)
+    is_reference = row_keys(found.table) >= np.uint64(first_reference)
+    keeper, score = np.full(found.table.num_rows, -1), np.zeros(found.table.num_rows)
+    for rows, shingles, bands in found.components():
+        nearest, score[rows] = nearest_reference(shingles, bands, is_reference[rows], threshold)
+        keeper[rows] = np.where(nearest >= 0, nearest + rows.start, -1)
+    alike = np.flatnonzero(keeper >= 0)
+    return decisions(found.table, np.maximum(keeper, 0), score, DEDUP, REFERENCE).take(alike)

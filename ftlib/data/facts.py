@@ -174,7 +174,7 @@ def stage_facts(counts: Counts, num_in: int, redaction_errors: tuple[str, ...]) 
     failed = sum(counts.quarantined[error] for error in redaction_errors)
     quarantined = {"read": counts.num_quarantined - failed, "redact": failed}
     found = []
-    for stage in ("read", "review", "dedup", "redact", "filter"):
+    for stage in ("read", "review", "dedup", "redact", "filter", "decontaminate"):
         dropped = sum(n for (name, _), n in counts.dropped.items() if name == stage)
         num_out = num_in - dropped - quarantined.get(stage, 0)
         found.append(

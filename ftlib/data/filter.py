@@ -3,6 +3,7 @@
 In and out: tables of `schema.PROCESSED`; no row is added or removed.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,35 @@ import pyarrow as pa
 
 from ftlib.config.prepare import FilterConfig
 from ftlib.data import schema as s
-from ftlib.data.dedup import LABEL_CONFLICT, REVIEW, contains, row_keys, spoken
+from ftlib.data.dedup import LABEL_CONFLICT, REVIEW, contains, row_keys
+from ftlib.data.sign import spoken
 from ftlib.text.keyed import UInt64s
 from ftlib.text.quality import failed_filter
 
-FILTER = "filter"
+FILTER, STALE = "filter", "stale"
 
 
-def apply_filters(table: pa.Table, config: FilterConfig, review: UInt64s) -> pa.Table:
-    """Mark the rows of a table. `review`: sorted row keys held for a person; they are not filtered."""
-    held = contains(review, row_keys(table))
+@dataclass(frozen=True)
+class Marked:
+    """Rows whose fate is known before they are redacted; sorted row keys."""
+
+    review: UInt64s
+    """Held for a person; they are not filtered."""
+    stale: UInt64s
+    """Older than `filter.max_age_days`."""
+
+
+def apply_filters(table: pa.Table, config: FilterConfig, marked: Marked) -> pa.Table:
+    """Mark the rows of a table."""
+    rows = row_keys(table)
+    held, stale = contains(marked.review, rows), contains(marked.stale, rows)
     records = table.select([s.MESSAGES, s.TEXT, s.ERROR, s.STAGE, s.REASON]).to_pylist()
     stages: list[str | None] = []
     reasons: list[str | None] = []
-    for record, in_review in zip(records, held, strict=True):
-        stage, reason = _verdict(record, bool(in_review), config)
+    for record, in_review, old in zip(records, held.tolist(), stale.tolist(), strict=True):
+        stage, reason = _verdict(record, in_review, config)
+        if stage is None and old and record[s.ERROR] is None:
+            stage, reason = FILTER, STALE
         stages.append(stage)
         reasons.append(reason)
     table = _replaced(table, s.STAGE, stages)

@@ -9,7 +9,7 @@ is kept. At the end every row that was read is found in exactly one place, or th
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,33 +41,39 @@ from ftlib.data.blocks import (
     summarise,
     verdicts,
 )
+from ftlib.data.decontaminate import dropped_rows, overlap_with_test
 from ftlib.data.dedup import (
     REVIEW,
-    SignSettings,
     contains,
     find_equal,
     find_near,
     follow_keepers,
     row_keys,
-    sign,
 )
 from ftlib.data.facts import Counts
+from ftlib.data.filter import Marked
+from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import store_ids
+from ftlib.data.references import References
 from ftlib.data.report import ResidualFacts
 from ftlib.data.residual import find_residual
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
+from ftlib.data.rowfacts import RowFacts
 from ftlib.data.rows import ReadTask
-from ftlib.data.split import SplitRows, assign_splits
+from ftlib.data.sign import SignSettings, sign
+from ftlib.data.split import TRAIN, SplitRows, assign_splits
 from ftlib.data.stored import PASSES, Store, StoredBlock, blocks_of
 from ftlib.data.write import Assignment
 from ftlib.runtime.cluster import cluster_resources
 from ftlib.runtime.exchange import map_blocks
 from ftlib.text.components import Edges
 from ftlib.text.keyed import UInt64s
+from ftlib.text.minhash import choose_bands, expected_recall
 
 logger = get_logger(__name__)
 
+NO_LINKS: Edges = np.empty((0, 2), dtype=np.uint64)
 _LARGE_GROUP = 0.2
 _ROWS_PER_PARTITION = 20_000  # fewer are not worth a task
 
@@ -92,6 +98,8 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     residual: ResidualFacts | None = None
     """What a second detector still finds in the redacted rows."""
+    mix: list[dict[str, Any]] = field(default_factory=list)
+    """Rows and weights of train by label or source, where they are weighted."""
 
     @property
     def num_rows(self) -> int:
@@ -103,30 +111,48 @@ class Flow:
     """One run. `folder`: where redacted rows wait for the last exchange, and for a next attempt if this one dies."""
 
     def __init__(
-        self, config: PrepareConfig, key: bytes, tasks: Sequence[ReadTask], folder: str, answers: Sequence[Answer] = ()
+        self,
+        config: PrepareConfig,
+        key: bytes,
+        tasks: Sequence[ReadTask],
+        folder: str,
+        answers: Sequence[Answer] = (),
+        *,
+        references: References | None = None,
     ) -> None:
         self._config, self._key, self._tasks, self._folder = config, key, tasks, folder
         self._answers = answers
         self._decisions: dict[int, Decision] = {}
         cpus = cluster_resources().get("CPU", 1.0)
         self._resources = passes.share_cpus(cpus, config.execution.num_workers)
-        self._sign = SignSettings(config.dedup, key)
+        self._references = references or References()
+        self._sign = SignSettings(
+            config.dedup,
+            key,
+            group_field=config.split.group_column,
+            split_time_field=config.split.by_time,
+            filter_time_field=config.filter.date_field if config.filter.max_age_days else None,
+            benchmarks=self._references.benchmarks,
+            benchmark_ngram=config.decontaminate.ngram,
+        )
         self._partitions = config.execution.num_partitions
+        self._sources = {task.rank: task.source for task in tasks}
 
     def run(self) -> Outcome:
         """All stages up to the split."""
-        signatures, rows, by_source = self._read()
-        first = self._settle(self._decide(signatures))
+        signatures, rows, by_source, decided_first = self.find_duplicates()
+        first = self._settle(decided_first)
+        facts = RowFacts.of(signatures, self._config, bool(len(self._references.benchmarks.texts)))
         logger.info("%d duplicates dropped, %d rows held for review", len(first.removed), len(first.held))
-        chosen = Selection(skip=first.removed)
-        processed = self._process(PASSES[0], chosen, first.held, len(rows) - len(first.removed))
+        chosen, marked = Selection(skip=first.removed), Marked(first.held, facts.stale)
+        processed = self._process(PASSES[0], chosen, marked, len(rows) - len(first.removed))
         kept, lost, broken = verdicts(processed)
         self._check_broken(broken, len(rows))
         decided, removed, links = first.blocks, first.removed, first.links
         retry = first.removed[contains(lost, first.keepers)]
         if len(retry):
             logger.info("%d rows take part again: what they duplicated was not kept", len(retry))
-            again = self._process(PASSES[1], Selection(take=retry), NO_ROWS, len(retry))
+            again = self._process(PASSES[1], Selection(take=retry), Marked(NO_ROWS, facts.stale), len(retry))
             passed, _, _ = verdicts(again)
             alive = np.union1d(kept, passed)
             second = self._decide(signatures, np.setdiff1d(rows, alive), preferred=kept, conflicts=False)
@@ -139,7 +165,44 @@ class Flow:
             raise self._nothing_left(processed, decided, removed)
         del signatures  # the largest thing in the object store
         shapes = {task.source: task.shape for task in self._tasks}
-        return self._split(_Rows(processed, decided, removed, links, rows), by_source, shapes)
+        found = _Rows(processed, decided, removed, links, rows, first.clusters, facts)
+        return self._split(found, by_source, shapes)
+
+    def find_duplicates(self) -> tuple[list[Any], UInt64s, dict[str, int], Decided]:
+        """The first pass: signatures, all row keys, rows of each source, and what is dropped, held or linked."""
+        signatures, rows, by_source = self._read()
+        self._log_recall()
+        if not self._references.corpus:
+            return signatures, rows, by_source, self._decide(signatures)
+        known = self._in_corpus(signatures)
+        logger.info("%d rows are near-duplicates of the reference corpus", len(known.removed))
+        return signatures, rows, by_source, self._decide(signatures, known.removed).after(known)
+
+    def _log_recall(self) -> None:
+        config = self._config.dedup
+        bands, rows = choose_bands(config.threshold, config.num_permutations)
+        recall = expected_recall(config.threshold, config.num_permutations)
+        shares = ", ".join(f"{value:.1%} at {similarity}" for similarity, value in list(recall.items())[:3])
+        logger.info("near-duplicates: %d bands of %d rows find %s of the pairs", bands, rows, shares)
+
+    def _in_corpus(self, signatures: list[Any]) -> Decided:
+        """Near-duplicates of the reference corpus."""
+        import ray
+
+        references, none = self._references, ray.put(NO_ROWS)
+        tables = passes.read_tables(references.corpus, self._reader(), self._resources)
+        corpus = passes.run_pass(
+            passes.signed(tables, self._sign, self._resources), "reading and hashing dedup.against", None
+        )
+        near = find_near(
+            [*signatures, *corpus],
+            self._config.dedup,
+            self._partitions,
+            preferred=none,
+            without=none,
+            first_reference=references.first_row,
+        )
+        return summarise(near)
 
     def _reader(self, keep_raw: bool = False) -> ReadSettings:
         return ReadSettings(self._config.input, self._key, self._config.execution.rows_per_block, keep_raw)
@@ -191,9 +254,13 @@ class Flow:
         out = ray.put(np.union1d(without, np.concatenate([NO_ROWS, *settled])))
         near = find_near(signatures, config.dedup, self._partitions, preferred=first, without=out)
         blocks = [*follow_keepers(equal, near), *near]
-        if not config.dedup.enabled:
-            blocks = map_blocks(blocks, only_links)
-        return summarise(blocks)
+        if config.dedup.enabled and config.dedup.action == "drop":
+            return summarise(blocks)
+        clusters = NO_LINKS
+        if config.dedup.enabled:
+            weighed = summarise(blocks)
+            clusters = np.stack([weighed.keepers, weighed.removed], axis=1)
+        return replace(summarise(map_blocks(blocks, only_links)), clusters=clusters)
 
     def _settle(self, decided: Decided) -> Decided:
         """Take what a person decided off the hold; the rows of one conflict still share a split."""
@@ -213,15 +280,14 @@ class Flow:
         settled = np.sort(np.fromiter(self._decisions, dtype=np.uint64, count=len(self._decisions)))
         logger.info("%d rows were decided by a person", len(settled))
         chosen = contains(settled, rows)
-        return Decided(
+        return replace(
+            decided,
             blocks=restrict(decided.blocks, settled, inside=False),
-            removed=decided.removed,
-            keepers=decided.keepers,
             held=np.setdiff1d(decided.held, settled),
             links=np.concatenate([decided.links, np.stack([groups[chosen], rows[chosen]], axis=1)]),
         )
 
-    def _process(self, name: str, selection: Selection, held: UInt64s, total: int) -> list[StoredBlock]:
+    def _process(self, name: str, selection: Selection, marked: Marked, total: int) -> list[StoredBlock]:
         """A second pass: redaction and filters of the selected rows, but those that an earlier attempt has stored."""
         import ray
 
@@ -236,7 +302,7 @@ class Flow:
         if self._decisions:
             tables = passes.edited(tables, decisions, resources)
         redacted = passes.redacted(tables, config.pii, self._key, resources)
-        filtered = passes.filtered(redacted, config.filter, ray.put(held), decisions, resources)
+        filtered = passes.filtered(redacted, config.filter, ray.put(marked), decisions, resources)
         receipts = passes.stored(filtered, store, config.execution.rows_per_block, resources)
         left = total - len(done)
         logger.info("%d rows to redact in up to %d processes, which load first", left, resources.num_actors)
@@ -252,17 +318,23 @@ class Flow:
         found = collect(map_blocks(rows.processed, lambda tables: split_columns(tables, ray.get(removed))))
         kept, ids, labels, subjects = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.argsort(kept)
-        table = SplitRows(kept[order], ids[order], labels[order], subjects[order])
+        kept = kept[order]
+        table = SplitRows(kept, ids[order], labels[order], subjects[order], *rows.facts.split_columns(kept))
         splits, largest = assign_splits(table, links, config.split, config.seed)
         warnings = []
         if len(kept) and largest > max(_LARGE_GROUP * len(kept), 2):
             share = f"{largest / len(kept):.0%}"
-            warnings.append(f"{share} of the kept records are alike or of one subject and had to stay in one split")
-        assignment = Assignment(kept[order], splits, rows.removed)
-        reference = ray.put(assignment)
+            warnings.append(f"{share} of the kept records are alike or belong together and had to stay in one split")
+        assignment = Assignment(kept, splits, rows.removed)
+        assignment, contaminated = self._decontaminate(rows, assignment)
+        decided = [*decided, *contaminated]
+        mixed = mix_rows(
+            assignment, labels[order][contains(assignment.rows, kept)], rows.clusters, config, self._sources
+        )
+        reference = ray.put(mixed.assignment)
         processed = collect(map_blocks(rows.processed, lambda tables: count_placed(tables, ray.get(reference))))
         dropped = collect(map_blocks(decided, count_decided))
-        self._check_account(rows.all_rows, [rows.removed, *(item[1] for item in processed)])
+        self._check_account(rows.all_rows, [assignment.removed, *(item[1] for item in processed)])
         counts = sum((item[0] for item in processed), Counts()) + sum((item[0] for item in dropped), Counts())
         groups = conflict_groups(collect(map_blocks(rows.decided, conflicts_in)))
         return Outcome(
@@ -275,15 +347,42 @@ class Flow:
             cluster_sizes=cluster_sizes([item[1] for item in dropped]),
             conflicts=groups[0],
             conflict_groups=groups[1],
-            warnings=warnings,
+            warnings=[*warnings, *mixed.warnings],
+            mix=mixed.facts(counts, by_source, config.mix.weights_by),
             residual=find_residual(rows.processed, kept[order], config.pii),
         )
+
+    def _decontaminate(self, rows: "_Rows", assignment: Assignment) -> tuple[Assignment, list[Any]]:
+        """Take contaminated rows out of train; references of their `DECISION` tables."""
+        import ray
+
+        config = self._config.decontaminate
+        dirty, codes = rows.facts.overlaps(assignment.rows[assignment.splits == TRAIN])
+        if config.against_test:
+            found = overlap_with_test(rows.processed, ray.put(assignment), config.ngram, self._key)
+            # A row that a benchmark holds keeps that reason.
+            new = ~contains(dirty, found[0])
+            dirty, codes = np.concatenate([dirty, found[0][new]]), np.concatenate([codes, found[1][new]])
+            order = np.argsort(dirty)
+            dirty, codes = dirty[order], codes[order]
+        if not len(dirty):
+            return assignment, []
+        logger.info("%d rows of train overlap with a benchmark or the test split and are dropped", len(dirty))
+        clean = ~contains(dirty, assignment.rows)
+        if not (assignment.splits[clean] == TRAIN).any():
+            raise UserError(
+                "decontaminate: every record of train overlaps with a benchmark or the test split; "
+                "raise decontaminate.ngram, or set decontaminate.against_test=false"
+            )
+        left = Assignment(assignment.rows[clean], assignment.splits[clean], np.union1d(assignment.removed, dirty))
+        return left, dropped_rows(rows.processed, dirty, codes)
 
     def _links_after_redaction(self, processed: list[StoredBlock], removed: Any) -> Edges:
         """Records that are near-duplicates only once they are redacted decide sides as well."""
         import ray
 
-        settings, config = self._sign, self._config
+        config = self._config
+        settings = SignSettings(config.dedup, self._key)
 
         def sign_kept(tables: list[pa.Table]) -> pa.Table:
             return sign(kept_table(tables, ray.get(removed)), settings)
@@ -326,3 +425,5 @@ class _Rows:
     removed: UInt64s
     links: Edges
     all_rows: UInt64s
+    clusters: Edges
+    facts: RowFacts

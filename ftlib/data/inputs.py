@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
+from ftlib.config.prepare import InputConfig
 from ftlib.core.errors import UserError
 from ftlib.core.storage import filesystem, is_uri
 from ftlib.data.schema import MAX_POSITION, MAX_SOURCES
@@ -57,6 +58,13 @@ class InputFile:
     def describe(self) -> dict[str, Any]:
         """What the manifest records."""
         return {"source": self.source, "bytes": self.size_bytes, "fingerprint": self.fingerprint}
+
+
+def all_inputs(config: InputConfig) -> list[InputFile]:
+    """What a configuration reads: a query's rows as one source, or files. Raises UserError as the two below do."""
+    if config.sql and config.connection:
+        return [find_query(config.sql, config.connection)]
+    return find_inputs(config.paths)
 
 
 def find_inputs(paths: Sequence[str]) -> list[InputFile]:
@@ -107,7 +115,7 @@ def open_file(path: str, compression: Compression = "") -> BinaryIO:
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
         return io.BufferedReader(reader, _CHUNK_BYTES)
     # fsspec's own files cannot read a line up to a limit.
-    return io.BufferedReader(raw, _CHUNK_BYTES) if is_uri(path) else raw  # type: ignore[no-any-return]
+    return io.BufferedReader(raw, _CHUNK_BYTES) if is_uri(path) else raw
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

@@ -15,12 +15,12 @@ from ftlib.config.prepare import FilterConfig, PiiConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import Progress, get_logger
 from ftlib.data import schema as s
-from ftlib.data.dedup import SIGNATURE, SignSettings, sign
 from ftlib.data.filter import apply_filters
 from ftlib.data.read import ReadSettings, Selection, read_records
 from ftlib.data.redact import redactor_class
 from ftlib.data.review import apply_decisions, apply_edits
 from ftlib.data.rows import ReadTask
+from ftlib.data.sign import SIGNATURE, SignSettings, sign
 from ftlib.data.stored import RECEIPT, Store
 
 logger = get_logger(__name__)
@@ -82,7 +82,7 @@ def read_tables(tasks: Sequence[ReadTask], settings: ReadSettings, resources: Re
 
 
 def signed(dataset: Any, settings: SignSettings, resources: Resources) -> Any:
-    """`schema.READ` → `dedup.SIGNATURE`."""
+    """`schema.READ` → `sign.SIGNATURE`."""
 
     def run(table: pa.Table) -> pa.Table:
         return sign(table, settings) if table.num_rows else SIGNATURE.empty_table()
@@ -113,13 +113,13 @@ def edited(dataset: Any, decisions: Any, resources: Resources) -> Any:
     return _map(dataset, run, resources)
 
 
-def filtered(dataset: Any, config: FilterConfig, review: Any, decisions: Any, resources: Resources) -> Any:
+def filtered(dataset: Any, config: FilterConfig, marked: Any, decisions: Any, resources: Resources) -> Any:
     """Quality filters, then what a person decided.
 
     Args:
         dataset: of `schema.PROCESSED`.
         config: limits.
-        review: reference of the sorted row keys that are held for a person.
+        marked: reference of a `Marked`.
         decisions: reference of `Decision`s by row key.
         resources: of a task.
     """
@@ -128,7 +128,7 @@ def filtered(dataset: Any, config: FilterConfig, review: Any, decisions: Any, re
     def run(table: pa.Table) -> pa.Table:
         if not table.num_rows:
             return s.PROCESSED.empty_table()
-        return apply_decisions(apply_filters(table, config, ray.get(review)), ray.get(decisions))
+        return apply_decisions(apply_filters(table, config, ray.get(marked)), ray.get(decisions))
 
     return _map(dataset, run, resources)
 

@@ -9,17 +9,18 @@ import importlib.util
 import time
 from typing import Any
 
-from ftlib.config.prepare import InputConfig, PiiConfig, PrepareConfig
+from ftlib.config.prepare import PiiConfig, PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.core.secrets import redaction_key
 from ftlib.core.storage import exists, filesystem, join, read_bytes, read_json
 from ftlib.data.dataset import write_dataset
 from ftlib.data.flow import Flow
-from ftlib.data.inputs import InputFile, find_inputs, find_query
+from ftlib.data.inputs import all_inputs
 from ftlib.data.passes import configure_ray_data
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.read import plan_reads
+from ftlib.data.references import describe_replay, find_references, load_references
 from ftlib.data.residual import exceeds, refuse_residual
 from ftlib.data.review import read_decisions
 from ftlib.data.stored import work_folder
@@ -39,7 +40,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     started = time.time()
     key = redaction_key()
     ner = check_pii(config.pii)
-    files = _inputs(config.input)
+    files = all_inputs(config.input)
     described = [file.describe() for file in files]
     answers = []
     if decisions := config.review.decisions:
@@ -47,34 +48,32 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         content = read_bytes(decisions)
         name, digest = "review.decisions", hashlib.sha256(content).hexdigest()
         described.append({"source": name, "bytes": len(content), "fingerprint": digest})
+    others = find_references(config)
+    beside = {name: [file.describe() for file in found] for name, found in others.items()}
+    beside |= {"mix.replay.path": replay} if (replay := describe_replay(config)) else {}
     keyed_by = key_fingerprint(key)
-    work = work_key(KIND, config.result_keys, {"files": described, "key": keyed_by, "ner": ner})
+    work = work_key(KIND, config.result_keys, {"files": described, "key": keyed_by, "ner": ner, **beside})
     check_output(config.output.path)
     manifest = finished(config.output.path, work)
     if manifest and exists(join(config.output.path, SUCCESS)):
         logger.info("%s is this very dataset already: nothing to do", config.output.path)
         return _result(config, manifest, reused=True)
     tasks = plan_reads(files, config.input, key)
+    references = load_references(config, others, files, key)
     with connect(config.cluster), work_folder(config.output.path, work) as folder:
         configure_ray_data()
-        outcome = Flow(config, key, tasks, folder, answers).run()
+        outcome = Flow(config, key, tasks, folder, answers, references=references).run()
         for file in files:
             if file.query is not None:
                 file.query.check_unchanged(file.fingerprint)
-        made_by = {"ner_model": ner, "keyed_by": keyed_by}
         manifest = write_dataset(
-            config, outcome, work=work, inputs=described, made_by=made_by, started=started, scratch=folder
-        )
+            config, outcome, work=work, inputs=described, references=beside,
+            made_by={"ner_model": ner, "keyed_by": keyed_by}, started=started, scratch=folder,
+        )  # fmt: skip
     result = _result(config, manifest, reused=False)
     if outcome.residual is not None and exceeds(outcome.residual, config.pii):
         raise refuse_residual(outcome.residual, config.pii, result)
     return result
-
-
-def _inputs(config: InputConfig) -> list[InputFile]:
-    if config.sql and config.connection:
-        return [find_query(config.sql, config.connection)]
-    return find_inputs(config.paths)
 
 
 def check_pii(config: PiiConfig) -> str:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from ftlib.config.prepare import PiiConfig
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
-from ftlib.data.dedup import spoken
 from ftlib.data.shapes import LANGUAGE
+from ftlib.data.sign import spoken
 from ftlib.runtime.exchange import map_blocks
 from ftlib.text.keyed import KeyedHash
 from ftlib.text.language import detect_language

@@ -98,6 +98,10 @@ class DuplicateFacts(TypedDict):
     """Rows dropped as near-duplicates."""
     cluster_sizes: dict[str, int]
     """Number of records in a cluster, keeper included (`"2"`, `"3"` …) → number of clusters."""
+    num_in_reference: NotRequired[int]
+    """Rows dropped as near-duplicates of the reference corpus."""
+    expected_recall: NotRequired[dict[str, float]]
+    """Jaccard similarity → share of such pairs that the chosen bands find, by the S-curve."""
 
 
 class LabelFacts(TypedDict):
@@ -123,6 +127,15 @@ class LengthFacts(TypedDict):
     unit: Literal["characters", "tokens"]
     percentiles: dict[str, float]
     """As `percentiles` gives them."""
+
+
+class MixFacts(TypedDict):
+    """Records of train of one label or source, and what they weigh."""
+
+    name: str
+    num_rows: int
+    weight: float
+    """Sum of the factors that duplicates, balance and weights give."""
 
 
 class SplitFacts(TypedDict):
@@ -152,6 +165,8 @@ class Facts(TypedDict):
     splits: list[SplitFacts]
     residual: NotRequired[ResidualFacts | None]
     """None or absent: not scanned again."""
+    mix: NotRequired[list[MixFacts]]
+    replay: NotRequired[dict[str, str | float]]
     warnings: NotRequired[list[str]]
 
 
@@ -267,7 +282,7 @@ def _summary(facts: Facts) -> Summary:
         stage["num_in"] == stage["num_out"] + stage["num_dropped"] + stage["num_quarantined"]
         for stage in facts["stages"]
     )
-    scanned = facts["num_records_scanned"]
+    scanned, duplicates = facts["num_records_scanned"], facts["duplicates"]
     return {
         "num_in": num_in,
         "num_kept": num_kept,
@@ -276,7 +291,7 @@ def _summary(facts: Facts) -> Summary:
         "accounted": balanced and num_in == num_kept + num_dropped + num_quarantined,
         "num_pii_findings": sum(row["num_findings"] for row in facts["pii"]),
         "share_records_with_pii": round(facts["num_records_with_pii"] / scanned, 4) if scanned else 0.0,
-        "num_duplicates": facts["duplicates"]["num_exact"] + facts["duplicates"]["num_near"],
+        "num_duplicates": duplicates["num_exact"] + duplicates["num_near"] + duplicates.get("num_in_reference", 0),
         "quality_score": round(num_kept / num_in, 4) if num_in else 0.0,
     }
 

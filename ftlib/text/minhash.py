@@ -13,7 +13,7 @@ threshold is at most `MAX_MISS`.
 """
 
 import functools
-import re
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,13 +21,12 @@ from typing import Literal
 import numpy as np
 
 from ftlib.text.keyed import KeyedHash, UInt64s, mix64
-from ftlib.text.normalize import normalize
+from ftlib.text.words import hash_words
 
 Scheme = Literal["affine32", "legacy"]
 MAX_MISS = 0.01
 PERMUTATION_SEED = 1
 
-_WORD = re.compile(r"\w+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _LENGTH_SALT = np.uint64(0xD6E8FEB86659FD93)
 _MERSENNE_PRIME = np.uint64((1 << 61) - 1)
@@ -52,30 +51,26 @@ class Shingles:
         return found
 
 
-def words(text: str) -> list[str]:
-    """Words of the normalised text; what stands between white space where there is no letter or digit."""
-    normal = normalize(text)
-    return _WORD.findall(normal) or normal.split()
-
-
 def shingle(texts: Sequence[str], ngram: int, hasher: KeyedHash) -> Shingles:
     """Hash the word n-grams of each text."""
-    documents = [words(text) for text in texts]
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
-    vocabulary: dict[str, int] = {}
-    positions = [vocabulary.setdefault(word, len(vocabulary)) for document in documents for word in document]
-    hashes = hasher.uint64s(word.encode("utf-8", "surrogatepass") for word in vocabulary)
-    tokens: UInt64s = hashes[np.array(positions, dtype=np.int64)] if positions else np.empty(0, dtype=np.uint64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tokens, bounds = hash_words(texts, hasher)
     grams = _polynomial(tokens, ngram)
     parts: list[UInt64s] = []
-    for start, length in zip(starts[:-1], lengths, strict=True):
-        if length >= ngram:
-            parts.append(np.unique(grams[start : start + length - ngram + 1]))
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        if stop - start >= ngram:
+            part = grams[start : stop - ngram + 1]
+            part.sort()
+            parts.append(part)
         else:
-            parts.append(_short(tokens[start : start + length]))
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)])
-    return Shingles(np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64), offsets)
+            parts.append(_short(tokens[start:stop]))
+    if not parts:
+        return Shingles(np.empty(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
+    values = np.concatenate(parts)
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in parts[:-1]], dtype=np.int64)])
+    fresh = np.concatenate([[True], values[1:] != values[:-1]])
+    fresh[starts] = True
+    offsets = np.concatenate([[0], np.cumsum(np.add.reduceat(fresh, starts, dtype=np.int64))])
+    return Shingles(values[fresh], offsets)
 
 
 def _polynomial(tokens: UInt64s, ngram: int) -> UInt64s:
@@ -83,7 +78,8 @@ def _polynomial(tokens: UInt64s, ngram: int) -> UInt64s:
     count = max(len(tokens) - ngram + 1, 0)
     total = np.zeros(count, dtype=np.uint64)
     for i in range(ngram):
-        total = total * _BASE + tokens[i : i + count]
+        np.multiply(total, _BASE, out=total)
+        np.add(total, tokens[i : i + count], out=total)
     return mix64(total)
 
 
@@ -115,20 +111,22 @@ def permutations(num_permutations: int, scheme: Scheme = "affine32") -> tuple[np
 
 def signatures(shingles: Shingles, num_permutations: int, scheme: Scheme = "affine32") -> np.ndarray:
     """Minimum of each permutation over each document's shingles; uint32 [num_docs, num_permutations]."""
-    out = np.empty((len(shingles), num_permutations), dtype=np.uint32)
+    out = np.empty((num_permutations, len(shingles)), dtype=np.uint32)
     if not len(shingles):
-        return out
+        return out.T
     a, b = permutations(num_permutations, scheme)
     starts = shingles.offsets[:-1]
     values = (shingles.values & _MASK32).astype(np.uint32) if scheme == "affine32" else shingles.values & _MASK32
     if scheme == "affine32":
         values = _fmix32(values)
+    hashed = np.empty_like(values)
     for i in range(num_permutations):
-        hashed = values * a[i] + b[i]
+        np.multiply(values, a[i], out=hashed)
+        np.add(hashed, b[i], out=hashed)
         if scheme == "legacy":
-            hashed = ((hashed % _MERSENNE_PRIME) & _MASK32).astype(np.uint32)
-        out[:, i] = np.minimum.reduceat(hashed, starts)
-    return out
+            np.bitwise_and(hashed % _MERSENNE_PRIME, _MASK32, out=hashed)
+        out[i] = np.minimum.reduceat(hashed, starts)
+    return np.ascontiguousarray(out.T)
 
 
 def _fmix32(values: np.ndarray) -> np.ndarray:
@@ -154,6 +152,13 @@ def choose_bands(threshold: float, num_permutations: int) -> tuple[int, int]:
 def collision_probability(similarity: float, bands: int, rows: int) -> float:
     """Chance that two documents of this Jaccard similarity share a band."""
     return float(1.0 - (1.0 - similarity**rows) ** bands)
+
+
+def expected_recall(threshold: float, num_permutations: int) -> dict[str, float]:
+    """Similarity (the threshold, then in steps of .05) → share of such pairs that the chosen bands find."""
+    bands, rows = choose_bands(threshold, num_permutations)
+    steps = [threshold, *(step / 20 for step in range(1, 21) if step / 20 > threshold)]
+    return {f"{value:.2f}": round(collision_probability(value, bands, rows), 4) for value in steps}
 
 
 def band_keys(signature: np.ndarray, bands: int, rows: int) -> UInt64s:

@@ -15,7 +15,7 @@ from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import GateError, UserError
 from ftlib.data.prepare import prepare
 from ftlib.data.prepared import open_prepared
-from ftlib.text.minhash import words
+from ftlib.text.words import words
 
 WORDS = [
     f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "ru", "sa", "ti", "vo") for b in ("ban", "den", "fil", "gor", "hum")
@@ -101,6 +101,77 @@ def test_near_duplicates_against_brute_force(ray_local, tmp_path):
         assert row["score"] == pytest.approx(score)
         assert score >= 0.6
     assert all(similarity(shingles[a], shingles[b]) < 0.6 for a, b in itertools.combinations(where, 2))
+
+
+def families(rng, sizes):
+    """One text a family, and as many copies, each with one word more at the end."""
+    rows = []
+    for family, size in enumerate(sizes):
+        text = sentence(rng, 40)
+        for copy in range(size):
+            text += f" extra{copy}" if copy else ""
+            date = f"2024-01-{copy + 1:02d}"
+            rows.append({"id": f"f{family}-{copy}", "text": text, "metadata": {"date": date, "team": f"t{family}"}})
+    return rows
+
+
+def test_the_chosen_record_of_a_cluster_is_kept_and_the_reference_goes_first(ray_local, tmp_path):
+    """Longest and most recent are the last copies; a family that the reference holds is dropped as a whole."""
+    rows = families(random.Random(7), [3, 3, 2, 1, 1, 1])
+    corpus_row = {"id": "known", "text": rows[0]["text"] + " known", "label": "other"}
+    reference = write_jsonl(tmp_path / "known.jsonl", [corpus_row])
+    path = write_jsonl(tmp_path / "in" / "a.jsonl", rows)
+    no_split = {"val_fraction": 0, "test_fraction": 0}
+    for policy in ("longest", "most_recent"):
+        dedup = {"policy": policy, "recency_field": "date", "against": [str(reference)]}
+        run([path], tmp_path / policy, dedup=dedup, split=no_split)
+        assert set(kept(tmp_path / policy)) == {"f1-2", "f2-1", "f3-0", "f4-0", "f5-0"}
+        dropped = {
+            row["id"]: (row["reason"], row["keeper_id"]) for row in rows_of(tmp_path / policy, "dropped.parquet")
+        }
+        assert {dropped[f"f0-{copy}"] for copy in range(3)} == {("in_reference", "known")}
+        assert {dropped["f1-0"], dropped["f1-1"]} == {("near_duplicate", "f1-2")}
+    report = json.loads((tmp_path / "longest" / "report.json").read_text())
+    assert report["duplicates"]["num_in_reference"] == 3 and report["summary"]["accounted"]
+    assert report["duplicates"]["expected_recall"]["1.00"] == 1
+    manifest = open_prepared(str(tmp_path / "longest")).manifest
+    assert [file["source"] for file in manifest["references"]["dedup.against"]] == ["known.jsonl"]
+
+
+def test_weights_time_age_groups_and_contamination(ray_local, tmp_path):
+    """One dataset under all options that act after deduplication; each row's fate follows from its family."""
+    rows = families(random.Random(8), [4, 2, 1, 1, 1, 1, 1, 1])
+    for number, row in enumerate(rows):
+        row["metadata"]["date"] = f"2024-02-{number + 1:02d}"
+        row["label"] = "rare" if number < 6 else "common"
+    rows[7]["metadata"]["date"] = "2019-05-05"
+    rows[11]["metadata"]["team"] = rows[10]["metadata"]["team"]
+    benchmark = write_jsonl(tmp_path / "bench.jsonl", [{"text": "Asked: " + " ".join(rows[6]["text"].split()[3:25])}])
+    result = run(
+        [write_jsonl(tmp_path / "in" / "a.jsonl", rows)],
+        tmp_path / "out",
+        dedup={"action": "weight"},
+        filter={"max_age_days": 365, "date_field": "date", "reference_date": "2024-03-01"},
+        split={"by_time": "date", "group_column": "team", "val_fraction": 0, "test_fraction": 0.2},
+        decontaminate={"paths": [str(benchmark)], "against_test": True},
+        mix={"weights": {"common": 3}, "replay": {"path": str(benchmark), "fraction": 0.3}},
+    )
+    where = kept(tmp_path / "out")
+    assert {id_ for id_, split in where.items() if split == "test"} == {rows[10]["id"], rows[11]["id"]}
+    fates = {row["id"]: (row["stage"], row["reason"]) for row in rows_of(tmp_path / "out", "dropped.parquet")}
+    assert fates == {rows[6]["id"]: ("decontaminate", "shared_ngram"), rows[7]["id"]: ("filter", "stale")}
+    dataset = open_prepared(str(tmp_path / "out"))
+    weights = {row["id"]: row["weight"] for split in ("train", "test") for row in dataset.table(split).to_pylist()}
+    assert [weights[row["id"]] for row in rows[:6]] == [0.25] * 4 + [0.5] * 2
+    assert [weights[row["id"]] for row in rows[8:]] == [3, 3, 1, 1]
+    assert result["counts"]["dropped"] == {"decontaminate/shared_ngram": 1, "filter/stale": 1}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["mix"] == [
+        {"name": "common", "num_rows": 2, "weight": 6.0},
+        {"name": "rare", "num_rows": 6, "weight": 2.0},
+    ]
+    assert report["replay"] == {"source": "bench.jsonl", "fraction": 0.3} and report["summary"]["accounted"]
+    assert dataset.manifest["mix"]["replay"] == {"fraction": 0.3}
 
 
 def test_without_dedup_duplicates_stay_and_share_a_split(ray_local, tmp_path):

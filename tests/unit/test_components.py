@@ -5,7 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from ftlib.text.components import MAX_WITNESSES, components, forest, members, star_edges, verify
+from ftlib.text.components import (
+    MAX_WITNESSES,
+    components,
+    forest,
+    members,
+    nearest_reference,
+    star_edges,
+    verify,
+)
 from ftlib.text.keyed import KeyedHash
 from ftlib.text.minhash import Shingles, band_keys, jaccard, shingle, signatures
 
@@ -109,6 +117,41 @@ def test_clusters_against_all_pairs(seed):
     assert all(similar[i, j] < threshold for i, j in itertools.combinations(kept.tolist(), 2))
     expected = search([pair for pair, value in similar.items() if value >= threshold])
     assert found.group.tolist() == [expected.get(i, i) for i in range(count)]
+
+
+def test_above_a_band_is_dropped_and_within_it_is_kept_in_one_group():
+    texts = corpus(1)
+    shingles = shingle(texts, 3, KeyedHash(b"k" * 32, "token"))
+    keys = band_keys(signatures(shingles, 128), 32, 4)
+    labels = np.zeros(len(texts), dtype=np.uint64)
+    every, above = verify(shingles, keys, labels, 0.6), verify(shingles, keys, labels, 0.6, 0.9)
+    own = np.arange(len(texts))
+    assert 0 < (above.keeper != own).sum() < (every.keeper != own).sum()
+    assert all(above.score[above.keeper != own] >= 0.9)
+    assert np.array_equal(above.group, every.group)
+    kept = np.flatnonzero(above.keeper == own).tolist()
+    pairs = [jaccard(shingles.of(i), shingles.of(j)) for i, j in itertools.combinations(kept, 2)]
+    assert max(pairs) < 0.9 and sum(value >= 0.6 for value in pairs) > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nearest_reference_against_all_pairs(seed):
+    texts = corpus(seed)
+    shingles = shingle(texts, 3, KeyedHash(b"k" * 32, "token"))
+    keys = band_keys(signatures(shingles, 128), 32, 4)
+    is_reference = np.random.default_rng(seed).random(len(texts)) < 0.3
+    nearest, score = nearest_reference(shingles, keys, is_reference, 0.8)
+    for document in range(len(texts)):
+        similar = [
+            jaccard(shingles.of(document), shingles.of(other)) if is_reference[other] else 0.0
+            for other in range(len(texts))
+        ]
+        if is_reference[document] or max(similar) < 0.8:
+            assert nearest[document] == -1 and score[document] == 0
+        else:
+            assert is_reference[nearest[document]]
+            assert score[document] == similar[nearest[document]] == max(similar)
+    assert (nearest >= 0).any()
 
 
 def test_documents_of_different_labels_stay_but_keep_together():

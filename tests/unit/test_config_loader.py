@@ -1,5 +1,6 @@
 """The loader: precedence, every mistake at once, paths."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from ftlib.config.deploy import DeployConfig
 from ftlib.config.erase import EraseConfig
 from ftlib.config.evaluate import EvaluateConfig
-from ftlib.config.loader import absolute_paths, load_config, refuse_relative_paths
+from ftlib.config.loader import absolute_paths, load_config, refuse_relative_paths, validate
 from ftlib.config.prepare import PrepareConfig
 from ftlib.config.sweep import SweepConfig
 from ftlib.config.train import TrainConfig
@@ -143,3 +144,34 @@ def test_parallelism_is_no_part_of_the_result() -> None:
         for extra in ([], ["execution.num_workers=2", "input.chunk_bytes=100", "output.path=/p"], ["seed=1"])
     )
     assert first.result_keys == second.result_keys != third.result_keys
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("dedup", {"policy": "most_recent"}, "recency_field"),
+        ("dedup", {"threshold": 0.8, "drop_above": 0.7}, "must not be below threshold"),
+        ("dedup", {"enabled": False, "against": ["x.jsonl"]}, "against needs dedup.enabled"),
+        ("filter", {"max_age_days": 30}, "filter.reference_date"),
+    ],
+)
+def test_options_of_prepare_that_need_others(section, values, message):
+    with pytest.raises(UserError, match=message):
+        validate(PrepareConfig, {"input": {"paths": ["a"]}, "output": {"path": "b"}, section: values})
+
+
+def test_paths_of_references_are_no_part_of_the_result():
+    """Files count by their fingerprints, wherever they lie."""
+    base = {"input": {"paths": ["a"]}, "output": {"path": "b"}}
+
+    def keys(folder):
+        more = {
+            "dedup": {"against": [f"{folder}/x"]},
+            "decontaminate": {"paths": [f"{folder}/y"]},
+            "mix": {"replay": {"path": f"{folder}/z"}},
+            "filter": {"max_age_days": 1, "date_field": "d", "reference_date": "2024-01-31"},
+        }
+        return validate(PrepareConfig, {**base, **more}).result_keys
+
+    assert keys("one") == keys("two")
+    assert json.dumps(keys("one"))

@@ -11,13 +11,14 @@ from ftlib.text.minhash import (
     band_keys,
     choose_bands,
     collision_probability,
+    expected_recall,
     jaccard,
     permutations,
     shingle,
     signatures,
-    words,
 )
-from ftlib.text.normalize import normalize
+from ftlib.text.normalize import normalize, normalize_all
+from ftlib.text.words import hash_words, words
 
 HASHER = KeyedHash(b"k" * 32, "token")
 SENTENCES = [
@@ -130,9 +131,44 @@ def test_collision_probability_against_sampling():
     assert shared == pytest.approx(collision_probability(20 / 30, bands, rows), abs=0.04)
 
 
+def test_expected_recall_begins_at_the_threshold_and_never_falls():
+    found = expected_recall(0.83, 128)
+    bands, rows = choose_bands(0.83, 128)
+    assert list(found) == ["0.83", "0.85", "0.90", "0.95", "1.00"]
+    assert found["0.83"] == pytest.approx(1 - (1 - 0.83**rows) ** bands, abs=1e-4)
+    assert list(found.values()) == sorted(found.values()) and found["1.00"] == 1
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [("Hello   World", "hello world"), ("ﬁle №1", "file no1"), ("a\u00a0b\n\tc", "A B C"), ("É", "é")],
 )
 def test_normalized_alike(left, right):
     assert normalize(left) == normalize(right)
+
+
+TEXTS = [
+    *SENTENCES,
+    "  Two  spaces,\ttabs\n\n and a_b-c 42  ",
+    "\u201cquotes\u201d \u2014 na\u00efve caf\u00e9s \u0130stanbul \u00df \ufb01ne \u2460 \u4f60\u597d \U0001f600",
+    "zero\0byte and \x1cseparators\x1f here\x85there\u2028end",
+    "! ! ! ! ! ! !",
+    "\u2014 \u2014",
+    "a\u0301 combining, \u0663\u0664 digits",
+    "   ",
+    "A" * 3000,
+]
+
+
+def test_words_of_many_texts_are_those_of_each():
+    """Array operations against the regular expression, whatever stands next to a text."""
+    tokens, offsets = hash_words(TEXTS, HASHER)
+    for i, text in enumerate(TEXTS):
+        expected = HASHER.uint64s(word.encode() for word in words(text))
+        assert np.array_equal(tokens[offsets[i] : offsets[i + 1]], expected)
+    assert hash_words([], HASHER)[1].tolist() == [0]
+
+
+def test_normalizing_many_texts_is_normalizing_each():
+    assert normalize_all(TEXTS) == [normalize(text).encode() for text in TEXTS]
+    assert normalize_all([]) == []

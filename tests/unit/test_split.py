@@ -1,9 +1,12 @@
 """The split: fractions, strata, groups that stay together, and no dependence on order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ftlib.config.prepare import SplitConfig
+from ftlib.data.sign import NO_TIME
 from ftlib.data.split import SplitRows, assign_splits
 
 NO_LINKS = np.empty((0, 2), dtype=np.uint64)
@@ -91,3 +94,34 @@ def test_few_rows_still_give_a_validation_row():
 def test_no_fractions_and_no_rows():
     assert sizes(assign_splits(table(10), NO_LINKS, SplitConfig(val_fraction=0, test_fraction=0), 0)[0]) == [10, 0, 0]
     assert len(assign_splits(table(0), NO_LINKS, SplitConfig(), 0)[0]) == 0
+
+
+def test_the_newest_records_are_tested_and_those_without_a_date_are_learnt_from():
+    data = table(100, labels=np.repeat(np.array([1, 2], dtype=np.uint64), 50))
+    times = np.random.default_rng(8).permutation(100).astype(np.int64)
+    times[times < 10] = NO_TIME
+    dated = replace(data, times=times)
+    config = SplitConfig(val_fraction=0.1, test_fraction=0.2)
+    splits, _ = assign_splits(dated, NO_LINKS, config, 0)
+    assert sorted(times[splits == 2].tolist()) == list(range(80, 100))
+    assert sorted(times[splits == 1].tolist()) == list(range(70, 80))
+    assert np.array_equal(splits, assign_splits(dated, NO_LINKS, config, 7)[0])
+    assert sizes(assign_splits(replace(data, times=np.full(100, NO_TIME)), NO_LINKS, config, 0)[0]) == [100, 0, 0]
+
+
+def test_by_time_a_group_goes_with_its_newest_record():
+    data = replace(table(50), times=np.arange(50))
+    links = np.array([[data.rows[0], data.rows[49]]], dtype=np.uint64)
+    splits, _ = assign_splits(data, links, SplitConfig(val_fraction=0.1, test_fraction=0.1), 0)
+    assert np.flatnonzero(splits == 2).tolist() == [0, 46, 47, 48, 49]
+
+
+def test_groups_of_a_column_stay_together_beside_subjects():
+    groups = np.concatenate([np.arange(1, 41), np.arange(1, 41), np.zeros(20)]).astype(np.uint64)
+    subjects = np.zeros(100, dtype=np.uint64)
+    subjects[[0, 99]] = 7
+    data = replace(table(100, subjects=subjects), groups=groups)
+    for seed in range(10):
+        splits, largest = assign_splits(data, NO_LINKS, SplitConfig(val_fraction=0.2, test_fraction=0.3), seed)
+        assert np.array_equal(splits[:40], splits[40:80]) and splits[0] == splits[99]
+        assert largest == 3

@@ -1,0 +1,161 @@
+"""Keyed hashes of records, made in the pass that reads the input: all that deduplication and the split go by.
+
+In: tables of `schema.READ` (or `schema.PROCESSED`). Out: `SIGNATURE` tables, one row a record, in the same order. Equal
+texts of a table are hashed once. Cost: about 45 ns a character with 128 permutations.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ftlib.config.prepare import DedupConfig
+from ftlib.data import schema as s
+from ftlib.data.metadata import canonical, to_seconds, value_at
+from ftlib.data.overlap import NOTHING, Overlap
+from ftlib.text.keyed import KeyedHash, UInt64s
+from ftlib.text.minhash import band_keys, choose_bands, shingle, signatures
+from ftlib.text.normalize import normalize_all
+
+NO_TIME = -(2**62)
+ORDER, GROUP, SPLIT_TIME, FILTER_TIME, OVERLAP = "order", "group_hash", "split_time", "filter_time", "overlap"
+
+SIGNATURE = pa.schema(
+    [
+        (s.ROW, pa.uint64()),
+        (s.ID, pa.string()),
+        (s.DERIVED, pa.bool_()),
+        (s.SOURCE, pa.string()),
+        (s.LABEL, pa.string()),
+        (s.SUBJECT, pa.string()),
+        ("broken", pa.bool_()),
+        ("input_hash", pa.uint64()),
+        ("outcome_hash", pa.uint64()),
+        ("label_hash", pa.uint64()),
+        ("exact_hash", pa.binary(16)),
+        (ORDER, pa.int64()),
+        (GROUP, pa.uint64()),
+        (SPLIT_TIME, pa.int64()),
+        (FILTER_TIME, pa.int64()),
+        (OVERLAP, pa.uint8()),
+        ("bands", pa.list_(pa.uint64())),
+        ("shingles", pa.list_(pa.uint64())),
+    ]
+)
+"""`outcome_hash`: of answer and label. `exact_hash`: of all that a record says. Rows that could not be read are
+`broken` and have no hashes. `order`: of two records of a cluster the one with the smaller is kept. `group_hash` (0:
+none) and the times (seconds, `NO_TIME` without a date) are of the metadata fields that the configuration names;
+`overlap`: a code of `data.overlap` for the benchmarks."""
+
+
+@dataclass(frozen=True)
+class SignSettings:
+    """What signing needs."""
+
+    dedup: DedupConfig
+    key: bytes
+    group_field: str | None = None
+    split_time_field: str | None = None
+    filter_time_field: str | None = None
+    benchmarks: Overlap = NOTHING
+    benchmark_ngram: int = 13
+
+
+def spoken(record: dict[str, Any]) -> list[str]:
+    """What user and assistant say (or the text): shared system prompts would make unlike records alike."""
+    if record[s.MESSAGES] is None:
+        return [record[s.TEXT] or ""]
+    return [message["content"] for message in record[s.MESSAGES] if message["role"] != "system"]
+
+
+def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
+    """Hashes of each record: `schema.READ` or `schema.PROCESSED` → `SIGNATURE`."""
+    names = [s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL, s.ERROR]
+    records = table.select(names).to_pylist()
+    broken = np.array([record[s.ERROR] is not None for record in records], dtype=bool)
+    parts = [[] if bad else spoken(record) for record, bad in zip(records, broken, strict=True)]
+    config = settings.dedup
+    # Equal texts of a block are worked on once.
+    whole = ["\n".join(part) for part in parts]
+    distinct = {text: number for number, text in enumerate(dict.fromkeys(whole))}
+    copy = np.array([distinct[text] for text in whole], dtype=np.int64)
+    shingles = shingle(list(distinct), config.ngram, KeyedHash(settings.key, "token"))
+    bands, rows = choose_bands(config.threshold, config.num_permutations)
+    keys = band_keys(signatures(shingles, config.num_permutations, config.scheme), bands, rows)
+    columns = {
+        "broken": broken,
+        **_hashes(records, parts, KeyedHash(settings.key, "dedup")),
+        **_metadata_columns(table, whole, settings),
+        OVERLAP: settings.benchmarks.codes(parts, settings.benchmark_ngram, settings.key)
+        if len(settings.benchmarks.texts)
+        else np.zeros(len(parts), dtype=np.uint8),
+        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, bands)).take(pa.array(copy)),
+        "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
+    }
+    arrays = [pa.array(columns[name]) if name in columns else table[name] for name in SIGNATURE.names]
+    return pa.table(arrays, schema=SIGNATURE)
+
+
+def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hasher: KeyedHash) -> dict[str, Any]:
+    """Columns of hashes. Each text is normalised and hashed once; what a record says is a hash of those hashes."""
+    texts = {text: b"" for part in parts for text in part}
+    texts |= {record[s.REJECTED]: b"" for record in records if record[s.REJECTED] is not None}
+    for text, normal in zip(texts, normalize_all(list(texts)), strict=True):
+        texts[text] = hasher.digest(normal)
+    nothing = hasher.digest(b"")
+    inputs, outcomes, labels, everything = [], [], [], []
+    for record, part in zip(records, parts, strict=True):
+        said = [texts[text] for text in part]
+        has_answer = record[s.MESSAGES] is not None and len(said) > 1
+        question, answer = (said[:-1], said[-1]) if has_answer else (said, nothing)
+        label = (record[s.LABEL] or "").encode()
+        rejected = nothing if record[s.REJECTED] is None else texts[record[s.REJECTED]]
+        # Several preference pairs for one prompt are no contradiction.
+        outcome = nothing if record[s.REJECTED] is not None else answer
+        inputs.append(b"".join(question))
+        outcomes.append(outcome + label)
+        labels.append(label)
+        everything.append(b"".join([*said, rejected, label]))
+    return {
+        "input_hash": hasher.uint64s(inputs),
+        "outcome_hash": hasher.uint64s(outcomes),
+        "label_hash": hasher.uint64s(labels),
+        "exact_hash": pa.array([hasher.digest(item) for item in everything], pa.binary(16)),
+    }
+
+
+def _metadata_columns(table: pa.Table, texts: Sequence[str], settings: SignSettings) -> dict[str, np.ndarray]:
+    """What the metadata says about order, group and age; the metadata is parsed where a field is named."""
+    config, count = settings.dedup, len(texts)
+    recency = config.recency_field if config.policy == "most_recent" else None
+    named = (recency, settings.group_field, settings.split_time_field, settings.filter_time_field)
+    metadata = [json.loads(value or "{}") for value in table[s.METADATA].to_pylist()] if any(named) else []
+
+    def times(field: str | None) -> np.ndarray:
+        if field is None:
+            return np.full(count, NO_TIME, dtype=np.int64)
+        found = (to_seconds(value_at(item, field)) for item in metadata)
+        return np.array([NO_TIME if value is None else value for value in found], dtype=np.int64)
+
+    group = np.zeros(count, dtype=np.uint64)
+    if settings.group_field is not None:
+        hasher = KeyedHash(settings.key, "group")
+        values = [canonical(value_at(item, settings.group_field)) for item in metadata]
+        group = np.array([0 if value is None else hasher.uint64(value) for value in values], dtype=np.uint64)
+    # The most recent first, those without a date last.
+    order = -np.maximum(times(recency), NO_TIME + 1)
+    if config.policy == "longest":
+        order = -np.array([len(text) for text in texts], dtype=np.int64)
+    return {
+        ORDER: order,
+        GROUP: group,
+        SPLIT_TIME: times(settings.split_time_field),
+        FILTER_TIME: times(settings.filter_time_field),
+    }
+
+
+def _lists(values: UInt64s, offsets: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
