@@ -8,7 +8,7 @@ again with what is kept. At the end every row that was read is found in exactly 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -203,10 +203,9 @@ class Flow:
         settled = np.sort(np.fromiter(self._decisions, dtype=np.uint64, count=len(self._decisions)))
         logger.info("%d rows were decided by a person", len(settled))
         chosen = contains(settled, rows)
-        return Decided(
+        return replace(
+            decided,
             blocks=restrict(decided.blocks, settled, inside=False),
-            removed=decided.removed,
-            keepers=decided.keepers,
             held=np.setdiff1d(decided.held, settled),
             links=np.concatenate([decided.links, np.stack([groups[chosen], rows[chosen]], axis=1)]),
         )
