@@ -38,6 +38,11 @@ def descendants(results: Sequence[Found], origins: Origins) -> list[Found]:
             keys.update(filter(None, [item.manifest.get("key"), item.manifest.get("result_sha256")]))
 
 
+def directly_from(found: Found, origins: Origins) -> bool:
+    """Whether a result was made from one of the datasets itself."""
+    return _follows(found.manifest, set(origins.folders), set(origins.keys))
+
+
 def _follows(manifest: dict[str, Any], folders: set[str], keys: set[str]) -> bool:
     parents = [path.rpartition("/")[0] for path in manifest.get("parents") or []]
     config = manifest.get("config") or {}
