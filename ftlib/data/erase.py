@@ -39,6 +39,7 @@ from ftlib.registry.derived import (
     affected_deployments,
     affected_versions,
     descendants,
+    directly_from,
     roll_backs,
 )
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, write_manifest
@@ -62,6 +63,8 @@ class Consequences:
     unfinished_runs: list[str] = field(default_factory=list)
     sweeps: list[str] = field(default_factory=list)
     evaluations: list[str] = field(default_factory=list)
+    quoting_evaluations: list[str] = field(default_factory=list)
+    """Those on the datasets themselves: their results quote rows."""
     others: list[str] = field(default_factory=list)
     """Promotions, pipelines."""
     models: list[dict[str, Any]] = field(default_factory=list)
@@ -224,6 +227,9 @@ def _consequences(
         unfinished_runs=unfinished,
         sweeps=[item.folder for item in made if item.kind == "sweep"],
         evaluations=[item.folder for item in made if item.kind == "evaluation"],
+        quoting_evaluations=[
+            item.folder for item in made if item.kind == "evaluation" and directly_from(item, origins)
+        ],
         others=[item.folder for item in made if item.kind not in kinds],
         models=models,
         deployments=[
@@ -300,7 +306,7 @@ def _delete(folders: Sequence[str]) -> list[str]:
 def _lists(found: Consequences, entries: Sequence[dict[str, Any]], deleted: Sequence[str]) -> dict[str, Any]:
     """The lists of the proof, and what is left to do by verb."""
     old = sorted({entry["path"] for entry in entries if exists(entry["path"])})
-    holders = [*old, *found.token_caches, *found.unfinished_runs, *found.leftovers]
+    holders = [*old, *found.token_caches, *found.quoting_evaluations, *found.unfinished_runs, *found.leftovers]
     must = {
         "retrain": found.runs,
         "sweep_again": found.sweeps,

@@ -91,8 +91,12 @@ class Holding:
         return fingerprint({"kind": KIND, "parent": self.found.manifest["key"], "files": files, "without": who})
 
 
+def _strings(values: frozenset[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
+
+
 def _in(column: Any, values: frozenset[str]) -> Any:
-    return pc.is_in(column, pa.array(sorted(values), pa.string()))
+    return pc.is_in(column, _strings(values))
 
 
 def _own(table: pa.Table, person: Person) -> np.ndarray:
@@ -103,7 +107,7 @@ def _own(table: pa.Table, person: Person) -> np.ndarray:
 def find_rows(found: Found, person: Person) -> Holding | None:
     """The person's rows in a dataset with lineage; None when there are none."""
     path, raw = join(found.folder, LINEAGE_FILE), _in_raw(found.folder, person)
-    named = pc.field(s.SUBJECT).isin(sorted(person.subjects)) | pc.field(s.ID).isin(sorted(person.ids))
+    named = pc.field(s.SUBJECT).isin(_strings(person.subjects)) | pc.field(s.ID).isin(_strings(person.ids))
     if not raw and not read_parquet(path, [s.ID], named).num_rows:
         return None
     lineage = read_parquet(path)

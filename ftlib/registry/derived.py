@@ -38,10 +38,18 @@ def descendants(results: Sequence[Found], origins: Origins) -> list[Found]:
             keys.update(filter(None, [item.manifest.get("key"), item.manifest.get("result_sha256")]))
 
 
+def directly_from(found: Found, origins: Origins) -> bool:
+    """Whether a result was made from one of the datasets itself."""
+    return _follows(found.manifest, set(origins.folders), set(origins.keys))
+
+
 def _follows(manifest: dict[str, Any], folders: set[str], keys: set[str]) -> bool:
     parents = [path.rpartition("/")[0] for path in manifest.get("parents") or []]
+    config = manifest.get("config") or {}
+    sections = [manifest.get("dataset"), config.get("data"), (config.get("train") or {}).get("data")]
+    paths = [*parents, *(path for section in sections for path in _strings(section, "path"))]
     return bool(
-        {canonical(path) for path in [*parents, *_strings(manifest.get("dataset"), "path")] if path} & folders
+        {canonical(path) for path in paths if path} & folders
         or {*_strings(manifest.get("dataset"), "key"), *_strings(manifest.get("inputs"), "dataset", "data")} & keys
         or {*_strings(manifest.get("model"), "adapter_sha256", "result_sha256")} & keys
     )
@@ -84,13 +92,18 @@ def roll_backs(versions: Sequence[dict[str, Any]], affected: Sequence[dict[str, 
 def affected_deployments(deployments: Sequence[Found], runs: Sequence[Found], hashes: Iterable[str]) -> list[Found]:
     """Deployments that serve one of these contents, or files of one of these runs."""
     known = set(hashes) | {str(run.manifest.get("result_sha256")) for run in runs}
-    folders = tuple(canonical(run.folder) + "/" for run in runs)
+    folders = {canonical(run.folder) for run in runs}
+    below = tuple(folder + "/" for folder in folders)
 
-    def serves(found: Found) -> bool:
-        inputs = found.manifest.get("inputs") or {}
+    def serves(manifest: dict[str, Any]) -> bool:
+        inputs = manifest.get("inputs") or {}
         adapters = inputs.get("adapters") or []
         paths = [item.get("path") for item in adapters] + _strings(inputs.get("base"), "source")
-        inside = [path for path in paths if path and (canonical(path) + "/").startswith(folders)]
+        inside = [path for path in paths if path and (canonical(path) + "/").startswith(below)]
         return bool(inside or known & {item.get("sha256") for item in adapters})
 
-    return [found for found in deployments if found.kind == DEPLOYMENT and serves(found)]
+    return [
+        found
+        for found in deployments
+        if found.kind == DEPLOYMENT and (serves(found.manifest) or _follows(found.manifest, folders, known))
+    ]

@@ -130,7 +130,7 @@ def test_answers_find_their_rows():
         resolve([*answers, *unknown], HELD, ranks)
     with pytest.raises(UserError, match="1 ids belong to several held rows: twin"):
         resolve([Answer("twin", None, accept)], HELD, ranks)
-    with pytest.raises(UserError, match="a is decided twice"):
+    with pytest.raises(UserError, match="z is decided twice"):
         resolve([Answer("a", None, accept), Answer("z", ("first", 5), reject)], HELD, ranks)
 
 
