@@ -70,6 +70,7 @@ def test_a_mask_keeps_form_and_no_content():
         ("Я ещё не получил счёт за мой заказ и хочу знать, где он.", "ru"),
         ("請求書はまだ届いていません。", "ja"),
         ("12345", UNKNOWN),
+        ('n/a {"broken": ', UNKNOWN),
         ("", UNKNOWN),
     ],
 )

@@ -93,6 +93,8 @@ POSITIVE = [
     ("PERSON", "Emily Rodriguez called", "Emily Rodriguez"),
     ("ORGANIZATION", "with Hartwell & Boyd LLP in town", "Hartwell & Boyd LLP"),
     ("LOCATION", "moving to New Zealand soon", "New Zealand"),
+    ("PERSON", "signed by General Hospitaller today", "General Hospitaller"),
+    ("ORGANIZATION", "admitted to Mercy General Hospital today", "Mercy General Hospital"),
 ]
 
 
@@ -121,6 +123,7 @@ NEGATIVE = [
     "Shift: 0700-1900 on the ward.",
     "OUTPATIENT VISIT NOTE",
     "ATTORNEY OF RECORD",
+    "Referred to General Surgery at the University Hospital and a Community Health Center.",
     "",
     "   \n\t",
 ]

@@ -13,7 +13,7 @@ from presidio_analyzer import LocalRecognizer, RecognizerResult
 from ftlib.text.pii.given_names import AMBIGUOUS, COMMON
 from ftlib.text.pii.places import COUNTRIES
 from ftlib.text.pii.rules import Rule, RuleRecognizer, result
-from ftlib.text.pii.terms import is_term
+from ftlib.text.pii.terms import is_generic, is_term
 
 _UP = r"[^\W\d_a-zß-öø-ÿ]"
 _NAME = rf"(?:{_UP}[^\W\d_]*(?:(?:-|['’](?!s\b)){_UP}?[^\W\d_]+)*|{_UP}\.)"
@@ -111,6 +111,11 @@ _WHEREABOUTS = (
 _SPEECH = ("said", "says", "asked", "asks", "replied", "shouted", "wrote", "writes", "told", "yelled")
 
 
+def _names_one(value: str) -> bool:
+    """More than the kind of an institution or a department: `General Surgery` is no officer."""
+    return not is_generic(value)
+
+
 def _no_term(value: str) -> bool:
     """Not a word of documents: `attorney of record`."""
     return not is_term(value)
@@ -165,9 +170,10 @@ def _rules() -> list[Rule]:
     def person(pattern: str, score: float, needs: tuple[str, ...] = ()) -> Rule:
         return Rule("PERSON", re.compile(pattern), score, needs=needs)
 
+    titled = rf"(?<!\w){_TITLE}\b\.?[ ]{_NOT_NAMES}{_FULL}(?:,?[ ](?:Jr|Sr|II|III|MD|PhD|Esq|RN|DO)\b\.?)?"
     full, two = rf"(?P<v>{_NOT_NAMES}{_FULL})", rf"(?P<v>{_NOT_NAMES}{_TWO})"
     return [
-        person(rf"(?<!\w){_TITLE}\b\.?[ ]{_NOT_NAMES}{_FULL}(?:,?[ ](?:Jr|Sr|II|III|MD|PhD|Esq|RN|DO)\b\.?)?", 0.85),
+        Rule("PERSON", re.compile(titled), 0.85, accept=_names_one),
         person(r"(?<![\w@.])(?:mr|mrs|ms|miss|dr)\b\.?[ ][a-zà-ÿ'’-]{2,20}", 0.6, ("mr", "ms", "miss", "dr")),
         person(rf"(?<!\w)(?i:{_LABEL})['\"]?[ ]?(?:[:=]|=>)[ ]?['\"]?{two}(?!\w)", 0.8, (":", "=")),
         person(
@@ -198,7 +204,7 @@ def _rules() -> list[Rule]:
             0.65,
             _SPEECH,
         ),
-        Rule("ORGANIZATION", re.compile(_COMPANY), 0.7),
+        Rule("ORGANIZATION", re.compile(_COMPANY), 0.7, accept=_names_one),
         Rule("ORGANIZATION", re.compile(_LOWER_COMPANY), 0.6, needs=("inc", "ltd", "llc", "corp", "gmbh", "plc")),
         Rule(
             "ORGANIZATION",

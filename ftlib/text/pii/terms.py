@@ -24,12 +24,30 @@ _TERM = re.compile(
     r"software|hardware|config(?:uration)?|alert|maintainer|macros?|system|prompt|assistant|instructions?|requests?|"
     r"response|session|metadata|deploy(?:ment)?|docker|kubernetes|python|javascript|java|postgres(?:ql)?|mysql|redis|"
     r"linux|windows|github|select|grant|insert|create|confidential|copyright|disease|disorder|syndrome|hypertension|"
-    r"failure|infection|fracture|diabetes|mellitus|cancer|carcinoma|lupus|asthma|migraine|fibrillation|pneumonia|anxiety|"
+    r"failure|infection|fracture|diabetes|mellitus|cancer|carcinoma|lupus|gleason|callback|redirect|behaviou?r|asthma|migraine|fibrillation|pneumonia|anxiety|"
     r"chronic|acute|panel|scan|imaging|biopsy|blood|therapy|dose|tablet|capsule|\w+(?:itis|osis|emia|pathy|ectomy|"
     r"oscopy|"
     r"plasty|graphy|algia|pril|sartan|statin|prazole|olol|formin|cillin|mycin|traline|oxetine|pine|zepam|zolam|"
     r"triptan))\b"
 )
+
+
+# Words that kinds of institutions and their departments are named with: alone they name none.
+_GENERIC = frozenset(
+    """
+university hospital community health healthcare center centre medical clinic regional general memorial children
+national institute cancer care county city state public school college department services service family urgent
+women rehabilitation research foundation bank insurance company pharmacy laboratory lab labs group internal
+emergency medicine surgery practice northeast northwest southeast southwest north south east west central veterans
+affairs valley the of and for
+""".split()  # noqa: SIM905
+)
+
+
+def is_generic(value: str) -> bool:
+    """Whether a span holds nothing but such words: `University Hospital`, `General Surgery`."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"['’]s\b", "", value.lower()))
+    return bool(words) and all(word in _GENERIC for word in words)
 
 
 def is_common(word: str) -> bool:
