@@ -30,7 +30,7 @@ def rows(rng):
 
 def arguments(source, out):
     return [
-        f"input.paths=[{source}]", f"output.path={out}", "output.num_files=2", "pii.profile=fast",
+        f"input.paths=[{source}]", f"output.path={out}", "output.num_files=2", "pii.profile=none",
         "input.chunk_bytes=40000", "execution.rows_per_block=64", "execution.num_partitions=3",
     ]  # fmt: skip
 
