@@ -168,9 +168,12 @@ class Flow:
         found = _Rows(processed, decided, removed, links, rows, first.clusters, facts)
         return self._split(found, by_source, shapes)
 
-    def find_duplicates(self) -> tuple[list[Any], UInt64s, dict[str, int], Decided]:
-        """The first pass: signatures, all row keys, rows of each source, and what is dropped, held or linked."""
-        signatures, rows, by_source = self._read()
+    def find_duplicates(self, tables: Any = None) -> tuple[list[Any], UInt64s, dict[str, int], Decided]:
+        """The first pass: signatures, all row keys, rows of each source, and what is dropped, held or linked.
+
+        `tables`: a dataset of `schema.READ` where the records are in memory; by default the input is read.
+        """
+        signatures, rows, by_source = self._read(tables)
         self._log_recall()
         if not self._references.corpus:
             return signatures, rows, by_source, self._decide(signatures)
@@ -207,9 +210,10 @@ class Flow:
     def _reader(self, keep_raw: bool = False) -> ReadSettings:
         return ReadSettings(self._config.input, self._key, self._config.execution.rows_per_block, keep_raw)
 
-    def _read(self) -> tuple[list[Any], UInt64s, dict[str, int]]:
+    def _read(self, tables: Any) -> tuple[list[Any], UInt64s, dict[str, int]]:
         """The first pass: signatures, all row keys (sorted), rows of each source."""
-        tables = passes.read_tables(self._tasks, self._reader(), self._resources)
+        if tables is None:
+            tables = passes.read_tables(self._tasks, self._reader(), self._resources)
         blocks = passes.run_pass(
             passes.signed(tables, self._sign, self._resources), "reading and hashing", self._estimate()
         )

@@ -5,12 +5,13 @@ hashes of different uses never match each other.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 UInt64s = np.ndarray[tuple[int], np.dtype[np.uint64]]
 MIX_MULTIPLIERS = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
+_MAX_REMEMBERED = 1 << 18
 
 
 class KeyedHash:
@@ -19,6 +20,7 @@ class KeyedHash:
     def __init__(self, key: bytes, purpose: str) -> None:
         self._key = hashlib.blake2b(key, digest_size=32, person=b"ftlib").digest()
         self._purpose = purpose.encode()
+        self._known: dict[bytes, int] = {}
 
     def digest(self, content: bytes, size: int = 16) -> bytes:
         """`size` bytes (1–64)."""
@@ -42,6 +44,14 @@ class KeyedHash:
             return state.digest()
 
         return np.frombuffer(b"".join(map(digest, contents)), dtype="<u8").astype(np.uint64)
+
+    def remembered_uint64s(self, contents: Sequence[bytes]) -> UInt64s:
+        """`uint64s` of short contents that come again and again, such as words: looked up where seen before."""
+        if len(self._known) > _MAX_REMEMBERED:
+            self._known.clear()
+        new = [content for content in contents if content not in self._known]
+        self._known.update(zip(new, self.uint64s(new).tolist(), strict=True))
+        return np.fromiter(map(self._known.__getitem__, contents), dtype=np.uint64, count=len(contents))
 
     def stream(self) -> "hashlib.blake2b":
         """An incremental hash, for contents that do not fit into memory; the same digest as `digest(…, 16)`."""

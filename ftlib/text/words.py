@@ -45,7 +45,7 @@ def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.nda
     letters = joined.translate(None, _GAP)
     buffers = [None, pa.py_buffer(places.astype(np.int64)), pa.py_buffer(letters)]
     encoded = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(starts), buffers).dictionary_encode()
-    hashes = hasher.uint64s(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
+    hashes = hasher.remembered_uint64s(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
     ends = np.cumsum([len(part) + 1 for part in parts], dtype=np.int64)
     offsets = np.concatenate([[0], np.searchsorted(starts, ends)])
     return _with_wordless(texts, hashes, offsets, hasher)
