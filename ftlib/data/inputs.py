@@ -107,7 +107,7 @@ def open_file(path: str, compression: Compression = "") -> BinaryIO:
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
         return io.BufferedReader(reader, _CHUNK_BYTES)
     # fsspec's own files cannot read a line up to a limit.
-    return io.BufferedReader(raw, _CHUNK_BYTES) if is_uri(path) else raw  # type: ignore[no-any-return]
+    return io.BufferedReader(raw, _CHUNK_BYTES) if is_uri(path) else raw
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
