@@ -39,7 +39,8 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     described = [file.describe() for file in files]
     others = find_references(config)
     beside = {name: [file.describe() for file in found] for name, found in others.items()}
-    beside |= {"mix.replay.path": replay} if (replay := describe_replay(config)) else {}
+    if config.mix.replay:
+        beside["mix.replay.path"] = describe_replay(config.mix.replay)
     known = {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner, **beside}
     work = work_key(KIND, config.result_keys, known)
     check_output(config.output.path)
