@@ -50,7 +50,8 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         described.append({"source": name, "bytes": len(content), "fingerprint": digest})
     others = find_references(config)
     beside = {name: [file.describe() for file in found] for name, found in others.items()}
-    beside |= {"mix.replay.path": replay} if (replay := describe_replay(config)) else {}
+    if config.mix.replay:
+        beside["mix.replay.path"] = describe_replay(config.mix.replay)
     keyed_by = key_fingerprint(key)
     work = work_key(KIND, config.result_keys, {"files": described, "key": keyed_by, "ner": ner, **beside})
     check_output(config.output.path)

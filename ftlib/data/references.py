@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ftlib.config.prepare import PrepareConfig
+from ftlib.config.prepare import PrepareConfig, ReplayConfig
 from ftlib.core.errors import UserError
 from ftlib.core.storage import exists, join
 from ftlib.data import schema as s
@@ -43,11 +43,8 @@ def find_references(config: PrepareConfig) -> dict[str, list[InputFile]]:
     return {key: _find(key, paths) for key, paths in named.items() if paths}
 
 
-def describe_replay(config: PrepareConfig) -> list[dict[str, Any]]:
-    """What the manifest records of the replay source: a prepared dataset's key, or its files; empty without one."""
-    replay = config.mix.replay
-    if replay is None:
-        return []
+def describe_replay(replay: ReplayConfig) -> list[dict[str, Any]]:
+    """What the manifest records of the replay source: a prepared dataset's key, or its files."""
     if exists(join(replay.path, MANIFEST)):
         return [{"source": replay.path.rstrip("/").rsplit("/", 1)[-1], "key": read_manifest(replay.path)["key"]}]
     return [file.describe() for file in _find("mix.replay.path", [replay.path])]
