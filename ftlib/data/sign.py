@@ -97,7 +97,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
         OVERLAP: settings.benchmarks.codes(parts, settings.benchmark_ngram, settings.key)
         if len(settings.benchmarks.texts)
         else np.zeros(len(parts), dtype=np.uint8),
-        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, keys.shape[1])).take(pa.array(copy)),
+        "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, keys.shape[-1])).take(pa.array(copy)),
         "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
     }
     arrays = [pa.array(columns[name]) if name in columns else table[name] for name in SIGNATURE.names]
