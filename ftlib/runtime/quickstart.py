@@ -135,11 +135,11 @@ def tour_steps() -> list[Step]:
         Step(
             "A sample corpus: customer-support tickets with planted PII, duplicates and broken rows", 5, _write_corpus
         ),
-        Step("Prepare: redact, deduplicate, filter, split, report", 75, _prepare),
+        Step("Prepare: redact, deduplicate, filter, split, report", 70, _prepare),
         Step("The untuned model on a ticket that it has never seen", 12, _ask_base),
-        Step("Sweep: LoRA rank and learning rate, two workers, DeepSpeed ZeRO-2", 540, _sweep),
-        Step("Evaluate: base and winner on the held-out test", 120, _evaluate),
-        Step("Promote: the winner becomes the champion if it beats the base", 15, _promote),
+        Step("Sweep: LoRA rank and learning rate, two workers, DeepSpeed ZeRO-2", 400, _sweep),
+        Step("Evaluate: base and winner on the held-out test", 100, _evaluate),
+        Step("Promote: the winner becomes the champion if it beats the base", 8, _promote),
         Step("Deploy: the champion behind an OpenAI-compatible endpoint", 30, _deploy),
     ]
 
