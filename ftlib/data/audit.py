@@ -136,9 +136,13 @@ def _inspect(config: AuditConfig, prepare: PrepareConfig, key: bytes, tasks: Seq
 
 
 def _repeated(outcome: Outcome, tasks: Sequence[ReadTask], config: AuditConfig) -> tuple[Repeated, list[str]]:
-    """Duplicates of a record in another split, and examples of duplicates: (split, keeper's split, reason) → rows."""
+    """Duplicates of a record in another split, and examples of duplicates.
+
+    (later split, earlier split, reason) → rows: which of the two deduplication would keep says nothing here.
+    """
     splits = {task.rank: task.path.rstrip("/").rsplit("/", 2)[-2] for task in tasks} if config.data else {}
     wanted = config.audit.num_examples
+    order = {split: number for number, split in enumerate(s.SPLITS)}
 
     def run(tables: list[pa.Table]) -> tuple[Repeated, list[tuple[int, str]]]:
         table = pa.concat_tables(tables)
@@ -146,9 +150,9 @@ def _repeated(outcome: Outcome, tasks: Sequence[ReadTask], config: AuditConfig) 
         examples = []
         for row in table.select([s.ROW, s.KEEPER_ROW, s.ID, s.KEEPER_ID, s.REASON, s.SCORE]).to_pylist():
             ranks = row[s.ROW] >> s.ROW_POSITION_BITS, row[s.KEEPER_ROW] >> s.ROW_POSITION_BITS
-            split, keeper = (splits.get(rank, "") for rank in ranks)
-            if split != keeper:
-                found[split, keeper, row[s.REASON].replace("_", " ")] += 1
+            sides = sorted({splits.get(rank, "") for rank in ranks}, key=lambda split: order.get(split, -1))
+            if len(sides) > 1:
+                found[sides[1], sides[0], row[s.REASON].replace("_", " ")] += 1
             score = "" if row[s.SCORE] is None else f", similarity {row[s.SCORE]:.2f}"
             examples.append((row[s.ROW], f"{row[s.ID]} repeats {row[s.KEEPER_ID]}{score}"))
         return found, sorted(examples)[:wanted]

@@ -52,6 +52,10 @@ _JOINED = (
     "steeg|vägen|väg|gatan|gata|gränd|torget|vej|vejen|gade|gården|stræde|allé|veien|vei|gaten|tie|katu|kuja|polku|"
     "utca|weg|stien|bakken|haugen|lia|toppen|svingen|straede|byvej|stræti|braut|götu|gerði"
 )
+_CUE = re.compile(
+    r"address|liv(?:e|es|ed|ing)\b|resid|locat|stay|mov|ship|deliver|mail|send|sent|forward|post|offices?\b|house\b|home\b|"
+    r"property|branch|store\b|shop\b"
+)
 _JOINED_STREET = re.compile(rf"\w(?:{_JOINED})(?:\s+\d|\b)", re.IGNORECASE)
 _CUES = (
     r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|"
@@ -87,7 +91,7 @@ _BLANK = r"(?:[ \t]*\n[>?|*#\t -]{1,6}|\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*
 
 
 def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float, re.Pattern[str] | None]]:
-    """Expressions with their score and, for the slow one, a cheaper expression that occurs wherever it does."""
+    """Expressions with their score and, for slow ones, a cheaper one that occurs in lower case wherever they do."""
     direction = r"(?:(?:[NSEW]{1,2}\.?|North|South|East|West|Northeast|Northwest|Southeast|Southwest)\s+)?"
     stop = rf"(?!(?:{_STOP})\b)"
     name = rf"(?:(?:{stop}{word}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}?"
@@ -126,7 +130,7 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float, re.Patte
         (re.compile(corner, flags), 0.7, None),
         (re.compile(bracketed, flags), 0.55, None),
         (re.compile(after_place, flags), 0.6, None),
-        (re.compile(cued, flags), 0.7, None),
+        (re.compile(cued, flags), 0.7, _CUE),
     ]
 
 
@@ -162,7 +166,7 @@ class AddressRecognizer(LocalRecognizer):  # type: ignore[misc]
         cores, part = self._uncased if text == text.lower() else self._cased
         for pattern, score, where in cores:
             group = "v" if "v" in pattern.groupindex else 0
-            if where is not None and not where.search(text):
+            if where is not None and not where.search(looked_at(text)[0]):
                 continue
             for match in pattern.finditer(text):
                 start, end = match.span(group)
