@@ -94,7 +94,10 @@ def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) 
     """`schema.READ` → `schema.PROCESSED` in a pool of actors, each with its own analyzer."""
     from ray.data import ActorPoolStrategy
 
-    return dataset.repartition(target_num_rows_per_block=config.batch_size * _BATCHES_PER_BLOCK).map_batches(
+    small = dataset.repartition(target_num_rows_per_block=config.batch_size * _BATCHES_PER_BLOCK)
+    # Its tasks ask for a whole CPU, which no node has free beside its actors: on several nodes nothing would move.
+    small._logical_plan.dag.ray_remote_args["num_cpus"] = resources.cpus_per_task
+    return small.map_batches(
         redactor_class(config, key),
         batch_size=None,
         batch_format="pyarrow",
