@@ -39,10 +39,8 @@ def write_dataset(
 
     path = config.output.path
     with output_folder(path) as folder:
-        references = write_files(
-            folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files
-        )
-        files = {name: digest for name, digest, _ in ray.get(references)}
+        written = write_files(folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files)
+        files = {name: digest for name, digest, _ in ray.get(written)}
         missing = [name for name in files if not exists(join(folder, name))]
         if missing:
             raise UserError(
