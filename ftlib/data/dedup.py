@@ -49,7 +49,7 @@ LABEL_CONFLICT, EXACT, NEAR = "label_conflict", "exact_duplicate", "near_duplica
 REFERENCE = "in_reference"
 """A near-duplicate of a record of the reference corpus."""
 
-_IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL, s.SUBJECT]
+IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL, s.SUBJECT]
 
 
 def contains(sorted_rows: UInt64s, rows: UInt64s) -> np.ndarray:
@@ -82,7 +82,7 @@ def find_equal(
     """
     import ray
 
-    columns = [*_IDENTITY, "input_hash", "outcome_hash", "exact_hash", ORDER]
+    columns = [*IDENTITY, "input_hash", "outcome_hash", "exact_hash", ORDER]
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
         table = _present(tables, ray.get(without), columns)
@@ -146,7 +146,7 @@ def decisions(
     keepers = table.select([s.ROW, s.ID, s.DERIVED]).take(keeper)
     count = table.num_rows
     arrays = [
-        *(table[name] for name in _IDENTITY),
+        *(table[name] for name in IDENTITY),
         pa.array([stage] * count, pa.string()),
         pa.array([reason] * count, pa.string()),
         *keepers.columns,
@@ -188,7 +188,7 @@ def find_near(
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
         rows, roots = members(ray.get(merged))
-        columns = [*_IDENTITY, "label_hash", ORDER, "bands", "shingles"]
+        columns = [*IDENTITY, "label_hash", ORDER, "bands", "shingles"]
         table = _present(tables, ray.get(without), columns, among=rows)
         root = roots[np.searchsorted(rows, row_keys(table))]
         table = table.append_column("root", pa.array(root))
