@@ -69,7 +69,7 @@ def ftlib_run(path: Path, in_memory: bool = True) -> Run:
 
     def run() -> int:
         # Another key: no process may remember a hash from the run before.
-        _, rows, _, decided = Flow(config, os.urandom(32), tasks).find_duplicates(records)
+        _, rows, _, decided = Flow(config, os.urandom(32), tasks, config.output.path).find_duplicates(records)
         return len(rows) - len(decided.removed)
 
     return run
