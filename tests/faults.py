@@ -41,10 +41,10 @@ class Nodes:
         """Bring back nodes that were killed."""
         # One that was killed a moment ago may still be counted.
         deadline = time.monotonic() + 60
-        wanted = 1 + len(node_roots(self.head.cluster_id))
+        wanted = 1 + len(node_roots(self.head))
         while self.head.num_alive_nodes() > wanted and time.monotonic() < deadline:
             time.sleep(0.5)
-        if missing := self.count - len(node_roots(self.head.cluster_id)):
+        if missing := self.count - len(node_roots(self.head)):
             add_workers(self.head, missing, self.cpus)
 
 
@@ -70,16 +70,16 @@ def title(pid: int) -> str:
         return ""
 
 
-def node_roots(cluster_id: str) -> list[int]:
+def node_roots(head: Head) -> list[int]:
     """Process ids of the worker nodes' first processes."""
-    marked = (item.pid for item in find_marked(cluster_id))
+    marked = (item.pid for item in find_marked(head.cluster_id, head.temp_dir))
     return sorted(pid for pid in marked if "ray.scripts.scripts start" in title(pid) and "--head" not in title(pid))
 
 
-def below(root: int, cluster_id: str) -> set[int]:
+def below(root: int, head: Head) -> set[int]:
     """A process of the cluster and all its descendants."""
     parents = {}
-    for item in find_marked(cluster_id):
+    for item in find_marked(head.cluster_id, head.temp_dir):
         try:
             parents[item.pid] = parent(item.pid)
         except OSError:
@@ -90,13 +90,14 @@ def below(root: int, cluster_id: str) -> set[int]:
     return found
 
 
-def victims(kind: str, job: "subprocess.Popen[str]", cluster_id: str, rng: random.Random) -> set[int]:
+def victims(kind: str, job: "subprocess.Popen[str]", head: Head, rng: random.Random) -> set[int]:
     """Process ids to be killed; empty where there is none of the kind at this moment."""
     if kind == "driver":
         return {job.pid}
     if kind == "node":
-        return below(rng.choice(node_roots(cluster_id)), cluster_id)
-    working = sorted(item.pid for item in find_marked(cluster_id) if title(item.pid).startswith("ray::"))
+        return below(rng.choice(node_roots(head)), head)
+    marked = (item.pid for item in find_marked(head.cluster_id, head.temp_dir))
+    working = sorted(pid for pid in marked if title(pid).startswith("ray::"))
     busy = [pid for pid in working if "IDLE" not in title(pid)]
     return {rng.choice(busy or working)} if working else set()
 
@@ -129,7 +130,7 @@ def disturbed(
     with suppress(subprocess.TimeoutExpired):
         job.wait(after_s)
     early = job.poll() is not None
-    killed = set() if early else victims(kind, job, nodes.head.cluster_id, rng)
+    killed = set() if early else victims(kind, job, nodes.head, rng)
     titles = sorted({title(pid).split("(")[0][:40] for pid in killed})
     for pid in killed:
         try:
