@@ -306,7 +306,7 @@ class MixConfig(Config):
     """`inverse_frequency`: every label (or source) weighs the same in sum, before `weights`."""
 
     replay: ReplayConfig | None = None
-    """General data for training to mix in."""
+    """General data for training to mix in. The manifest and the report record it; `jobs.train` does not mix it in yet."""
 
 
 class QuarantineConfig(Config):

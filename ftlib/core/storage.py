@@ -15,7 +15,7 @@ from typing import Any
 
 import fsspec
 
-from ftlib.core.errors import UserError
+from ftlib.core.errors import FtlibError, UserError
 
 
 def state_home() -> Path:
@@ -52,20 +52,41 @@ def filesystem(path: str) -> tuple[Any, str]:
     return fs, inner
 
 
+@contextmanager
+def reaching(path: str, key: str = "") -> Iterator[None]:
+    """What an object store says instead of answering, as a UserError that names the address; local errors pass.
+
+    Args:
+        path: a local path or URI.
+        key: configuration key that holds it.
+    """
+    try:
+        yield
+    except FtlibError:
+        raise
+    except Exception as error:  # each store has its own: no credentials, no such bucket, no route
+        if not is_uri(path):
+            raise
+        name = f"{key}={path}" if key else path
+        raise UserError(f"{name} cannot be reached: {type(error).__name__}: {error}") from error
+
+
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder is there; raises UserError where the store does not answer."""
     fs, inner = filesystem(path)
-    return bool(fs.exists(inner))
+    with reaching(path):
+        return bool(fs.exists(inner))
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's content; raises UserError when it is absent."""
+    """A file's content; raises UserError when it is absent or its store does not answer."""
     fs, inner = filesystem(path)
-    try:
-        content: bytes = fs.cat_file(inner)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    return content
+    with reaching(path):
+        try:
+            content: bytes = fs.cat_file(inner)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file") from error
+        return content
 
 
 def read_json(path: str) -> Any:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ftlib.data import schema as s
 from ftlib.data.blocks import NO_ROWS, collect
-from ftlib.data.dedup import DECISION, IDENTITY, contains, row_keys
+from ftlib.data.dedup import DECISION, contains, row_keys
 from ftlib.data.overlap import CLEAN, DECONTAMINATE, NOTHING, REASONS, Overlap, overlap_of
 from ftlib.data.sign import spoken
 from ftlib.data.split import TEST, TRAIN
@@ -69,7 +69,7 @@ def dropped_rows(processed: Sequence[Any], rows: UInt64s, codes: np.ndarray) -> 
         given = {
             s.STAGE: pa.array([DECONTAMINATE] * table.num_rows, pa.string()),
             s.REASON: pa.array(reasons, pa.string()),
-            **{name: table[name] for name in IDENTITY},
+            **{name: table[name] for name in s.IDENTITY.names},
         }
         arrays = [given.get(field.name, pa.nulls(table.num_rows, field.type)) for field in DECISION]
         return pa.table(arrays, schema=DECISION)

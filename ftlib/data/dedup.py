@@ -28,12 +28,7 @@ from ftlib.text.minhash import Shingles
 
 DECISION = pa.schema(
     [
-        (s.ROW, pa.uint64()),
-        (s.ID, pa.string()),
-        (s.DERIVED, pa.bool_()),
-        (s.SOURCE, pa.string()),
-        (s.LABEL, pa.string()),
-        (s.SUBJECT, pa.string()),
+        *s.IDENTITY,
         (s.STAGE, pa.string()),
         (s.REASON, pa.string()),
         (s.KEEPER_ROW, pa.uint64()),
@@ -48,8 +43,6 @@ REVIEW, DEDUP = "review", "dedup"
 LABEL_CONFLICT, EXACT, NEAR = "label_conflict", "exact_duplicate", "near_duplicate"
 REFERENCE = "in_reference"
 """A near-duplicate of a record of the reference corpus."""
-
-IDENTITY = [s.ROW, s.ID, s.DERIVED, s.SOURCE, s.LABEL, s.SUBJECT]
 
 
 def contains(sorted_rows: UInt64s, rows: UInt64s) -> np.ndarray:
@@ -82,7 +75,7 @@ def find_equal(
     """
     import ray
 
-    columns = [*IDENTITY, "input_hash", "outcome_hash", "exact_hash", ORDER]
+    columns = [*s.IDENTITY.names, "input_hash", "outcome_hash", "exact_hash", ORDER]
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
         table = _present(tables, ray.get(without), columns)
@@ -146,7 +139,7 @@ def decisions(
     keepers = table.select([s.ROW, s.ID, s.DERIVED]).take(keeper)
     count = table.num_rows
     arrays = [
-        *(table[name] for name in IDENTITY),
+        *(table[name] for name in s.IDENTITY.names),
         pa.array([stage] * count, pa.string()),
         pa.array([reason] * count, pa.string()),
         *keepers.columns,
@@ -188,7 +181,7 @@ def find_near(
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
         rows, roots = members(ray.get(merged))
-        columns = [*IDENTITY, "label_hash", ORDER, "bands", "shingles"]
+        columns = [*s.IDENTITY.names, "label_hash", ORDER, "bands", "shingles"]
         table = _present(tables, ray.get(without), columns, among=rows)
         root = roots[np.searchsorted(rows, row_keys(table))]
         table = table.append_column("root", pa.array(root))

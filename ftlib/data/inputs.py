@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 
 from ftlib.config.prepare import InputConfig
 from ftlib.core.errors import UserError
-from ftlib.core.storage import filesystem, is_uri
+from ftlib.core.storage import filesystem, is_uri, reaching
 from ftlib.data.schema import MAX_POSITION, MAX_SOURCES
 from ftlib.data.sql import SOURCE, Query, open_query
 
@@ -71,7 +71,8 @@ def find_inputs(paths: Sequence[str]) -> list[InputFile]:
     """Expand files, folders and globs; sorted by source. Raises UserError for what is missing, empty or unsupported."""
     found: dict[str, int] = {}
     for path in paths:
-        found.update(_expand(path))
+        with reaching(path, "input.paths"):
+            found.update(_expand(path))
     if not any(found.values()):
         raise UserError(f"input.paths: {'the file is' if len(found) == 1 else 'all files are'} empty: {_list(found)}")
     if len(found) > MAX_SOURCES:

@@ -46,6 +46,18 @@ RECORD = pa.schema(
 )
 """A canonical record: `messages` or `text` is null. `metadata` is JSON."""
 
+IDENTITY = pa.schema(
+    [
+        (ROW, pa.uint64()),
+        (ID, pa.string()),
+        (DERIVED, pa.bool_()),
+        (SOURCE, pa.string()),
+        (LABEL, pa.string()),
+        (SUBJECT, pa.string()),
+    ]
+)
+"""Which record a row of hashes or a decision is about."""
+
 DROPPED = pa.schema(
     [
         (ID, pa.string()),

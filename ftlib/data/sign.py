@@ -30,12 +30,7 @@ ORDER, GROUP, SPLIT_TIME, FILTER_TIME, OVERLAP = "order", "group_hash", "split_t
 
 SIGNATURE = pa.schema(
     [
-        (s.ROW, pa.uint64()),
-        (s.ID, pa.string()),
-        (s.DERIVED, pa.bool_()),
-        (s.SOURCE, pa.string()),
-        (s.LABEL, pa.string()),
-        (s.SUBJECT, pa.string()),
+        *s.IDENTITY,
         ("broken", pa.bool_()),
         ("input_hash", pa.uint64()),
         ("outcome_hash", pa.uint64()),

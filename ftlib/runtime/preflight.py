@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 
 from ftlib.core.errors import UserError
-from ftlib.core.storage import filesystem, free_bytes, is_uri, local_path
+from ftlib.core.storage import filesystem, free_bytes, is_uri, local_path, reaching
 
 MIN_FREE_BYTES = 200 * 1024 * 1024
 _OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss")
@@ -34,14 +34,12 @@ def check_output(path: str, needed_bytes: int = MIN_FREE_BYTES) -> None:
 
 def _check_remote(path: str) -> None:
     fs, inner = filesystem(path)
-    try:
+    with reaching(path, "output.path"):
         fs.exists(inner)
         if path.split("://", 1)[0] in _OBJECT_STORES:
             with suppress(PermissionError):  # a policy may allow some prefixes only
                 # `exists` says no to a bucket that is not there; this says why.
                 fs.info(inner.split("/", 1)[0])
-    except Exception as error:  # each object store has its own: no credentials, no such bucket, no route
-        raise UserError(f"output.path={path} cannot be reached: {type(error).__name__}: {error}") from error
 
 
 def _user() -> str:

@@ -158,7 +158,7 @@ def decide(task, number):
 def test_twenty_decisions_come_back_as_decided(ray_local, tmp_path):
     rows = questions(random.Random(2))
     path, out = tmp_path / "raw.jsonl", tmp_path / "out"
-    pii = {"profile": "fast", "ner_model": "none"}
+    pii = {"profile": "fast", "ner_model": "none", "residual_sample": 0}
     first = run(path, out, rows, pii=pii, filter={"min_tokens": 10})
     tasks = [json.loads(line) for line in (out / "review.jsonl").read_text().splitlines()]
     assert first["counts"]["dropped"] == {"review/label_conflict": 20} and len(tasks) == 20

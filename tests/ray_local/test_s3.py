@@ -118,18 +118,19 @@ def test_from_s3_to_s3_gives_the_same_bytes_as_on_disk(ray_local, s3, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "variables", "expected"),
+    ("source", "output", "variables", "expected"),
     [
-        ("s3://no-such-bucket/out", {}, "output.path=s3://no-such-bucket/out cannot be reached"),
-        (
-            "s3://bucket/out",
-            {"AWS_SECRET_ACCESS_KEY": "not the secret"},
-            "output.path=s3://bucket/out",
-        ),
+        ("a.jsonl", "s3://no-such-bucket/out", {}, "output.path=s3://no-such-bucket/out cannot be reached"),
+        ("a.jsonl", "s3://bucket/out", {"AWS_SECRET_ACCESS_KEY": "not the secret"}, "output.path=s3://bucket/out"),
+        ("s3://bucket/a.jsonl", "out", {"AWS_SECRET_ACCESS_KEY": "not the secret"}, "input.paths=s3://bucket/a.jsonl"),
+        ("s3://bucket/a.jsonl", "out", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "NoCredentialsError"),
     ],
 )
-def test_a_bucket_that_cannot_be_written_is_a_users_mistake(s3, tmp_path, output, variables, expected):
-    path = write_jsonl(tmp_path / "a.jsonl", messy(random.Random(4)))
-    code, result, log = prepare([path], output, **variables)
+def test_what_the_store_refuses_is_a_users_mistake(s3, tmp_path, source, output, variables, expected):
+    write_jsonl(s3 / "a.jsonl", messy(random.Random(4)))
+    shutil.copy(s3 / "a.jsonl", tmp_path)
+    source, output = (path if "://" in path else str(tmp_path / path) for path in (source, output))
+    code, result, log = prepare([source], output, **variables)
     assert code == 2 and "Traceback" not in log
+    assert not (tmp_path / "out").exists()
     assert expected in result["message"]

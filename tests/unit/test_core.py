@@ -8,7 +8,7 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint, sha256_file
 from ftlib.core.logging import format_duration
 from ftlib.core.secrets import redaction_key
-from ftlib.core.storage import atomic_dir, join, local_path, read_json, write_json
+from ftlib.core.storage import atomic_dir, join, local_path, reaching, read_json, write_json
 
 
 def test_atomic_dir_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -35,6 +35,16 @@ def test_json_round_trip_and_clear_errors(tmp_path: Path) -> None:
         read_json(join(str(tmp_path), "absent.json"))
     with pytest.raises(UserError, match="local path is needed"):
         local_path("s3://bucket/x")
+
+
+def test_a_store_that_does_not_answer_is_named_and_local_errors_pass() -> None:
+    expected = r"input\.paths=s3://b/x cannot be reached: ConnectionError: no route"
+    with pytest.raises(UserError, match=expected), reaching("s3://b/x", "input.paths"):
+        raise ConnectionError("no route")
+    with pytest.raises(UserError, match="told before"), reaching("s3://b/x"):
+        raise UserError("told before")
+    with pytest.raises(PermissionError), reaching("/b/x"):
+        raise PermissionError
 
 
 def test_fingerprint_ignores_key_order_and_sees_values(tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ postal code, country. Growing stops at the first part that is none of them, so t
 """
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from presidio_analyzer import LocalRecognizer, RecognizerResult
-
+from ftlib.text.pii.finding import Finding
 from ftlib.text.pii.places import COUNTRIES, STATE_CODES, STATE_NAMES
-from ftlib.text.pii.rules import Rule, RuleRecognizer, looked_at, result
+from ftlib.text.pii.presidio import LocalRecognizer
+from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer
 
 # Street suffixes of USPS Publication 28, appendix C1, with their usual abbreviations, and a few of other countries.
 _TYPES = (
@@ -52,11 +51,6 @@ _JOINED = (
     "steeg|vägen|väg|gatan|gata|gränd|torget|vej|vejen|gade|gården|stræde|allé|veien|vei|gaten|tie|katu|kuja|polku|"
     "utca|weg|stien|bakken|haugen|lia|toppen|svingen|straede|byvej|stræti|braut|götu|gerði"
 )
-_CUE = re.compile(
-    r"address|liv(?:e|es|ed|ing)\b|resid|locat|stay|mov|ship|deliver|mail|send|sent|forward|post|offices?\b|house\b|home\b|"
-    r"property|branch|store\b|shop\b"
-)
-_JOINED_STREET = re.compile(rf"\w(?:{_JOINED})(?:\s+\d|\b)", re.IGNORECASE)
 _CUES = (
     r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|"
     r"his|her|my|our|their|[\w’']+s)\s)?"
@@ -90,8 +84,8 @@ _STOP = (
 _BLANK = r"(?:[ \t]*\n[>?|*#\t -]{1,6}|\s*[,;]\s*\n?\s*|\s*\\n\s*|[ \t]*\n[ \t]*,?[ \t]*|[ \t]+-[ \t]+|[ \t]+)"
 
 
-def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float, re.Pattern[str] | None]]:
-    """Expressions with their score and, for slow ones, a cheaper one that occurs in lower case wherever they do."""
+def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
+    """Expressions with their score."""
     direction = r"(?:(?:[NSEW]{1,2}\.?|North|South|East|West|Northeast|Northwest|Southeast|Southwest)\s+)?"
     stop = rf"(?!(?:{_STOP})\b)"
     name = rf"(?:(?:{stop}{word}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}?"
@@ -120,17 +114,17 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float, re.Patte
     after_place = rf"(?i:\b(?:at|in|to|near|corner\sof|from)\s)(?P<v>(?!\#)(?:{_UNIT}))"
     cued = rf"(?i:{_CUES})(?P<v>(?:{_NUMBER},?\s+{stop}{word}|(?:{_UNIT}))(?:\s+{stop}(?:{word}|\d{{1,5}}))*)"
     return [
-        (re.compile(english, flags), 0.85, None),
-        (re.compile(first, flags), 0.75, None),
-        (re.compile(numbered_first, flags), 0.75, None),
-        (re.compile(joined, flags), 0.75, _JOINED_STREET),
-        (re.compile(box, flags), 0.9, None),
-        (re.compile(military), 0.85, None),
-        (re.compile(post), 0.85, None),
-        (re.compile(corner, flags), 0.7, None),
-        (re.compile(bracketed, flags), 0.55, None),
-        (re.compile(after_place, flags), 0.6, None),
-        (re.compile(cued, flags), 0.7, _CUE),
+        (re.compile(english, flags), 0.85),
+        (re.compile(first, flags), 0.75),
+        (re.compile(numbered_first, flags), 0.75),
+        (re.compile(joined, flags), 0.75),
+        (re.compile(box, flags), 0.9),
+        (re.compile(military), 0.85),
+        (re.compile(post), 0.85),
+        (re.compile(corner, flags), 0.7),
+        (re.compile(bracketed, flags), 0.55),
+        (re.compile(after_place, flags), 0.6),
+        (re.compile(cued, flags), 0.7),
     ]
 
 
@@ -145,32 +139,34 @@ def _part(word: str, flags: int) -> re.Pattern[str]:
     return re.compile(rf"{_BLANK}(?:{known})|{_BLANK}{place}", flags)
 
 
-class AddressRecognizer(LocalRecognizer):  # type: ignore[misc]
-    """Postal addresses. Texts without a capital letter are read with case ignored."""
+class AddressRecognizer(ExpressionRecognizer):
+    """Postal addresses. Texts without a capital letter are read with case ignored; those without a digit hold none."""
 
     def __init__(self, language: str = "en") -> None:
-        self._cased = _cores(0, _CAP_WORD), _part(_CAP_WORD, 0)
-        self._uncased = _cores(re.IGNORECASE, _WORD), _part(_WORD, re.IGNORECASE)
-        super().__init__(supported_entities=["STREET_ADDRESS"], name="AddressRecognizer", supported_language=language)
+        cased, uncased = _cores(0, _CAP_WORD), _cores(re.IGNORECASE, _WORD)
+        self._num_cased = len(cased)
+        self._scores = [score for _, score in (*cased, *uncased)]
+        self._parts = _part(_CAP_WORD, 0), _part(_WORD, re.IGNORECASE)
+        super().__init__(
+            "AddressRecognizer", [("STREET_ADDRESS", pattern) for pattern, _ in (*cased, *uncased)], language
+        )
 
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+    def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
         """Whole addresses."""
-        if not looked_at(text)[1]:
-            return []
-        return [result(self, "STREET_ADDRESS", start, end, score) for start, end, score in self._find(text)]
-
-    def _find(self, text: str) -> Iterator[tuple[int, int, float]]:
-        cores, part = self._uncased if text == text.lower() else self._cased
-        for pattern, score, where in cores:
-            group = "v" if "v" in pattern.groupindex else 0
-            if where is not None and not where.search(looked_at(text)[0]):
+        if not _DIGIT.search(text):
+            return
+        uncased = text == text.lower()
+        for number in numbers:
+            if (number >= self._num_cased) is not uncased:
                 continue
+            _, pattern = self.expressions[number]
+            group = "v" if "v" in pattern.groupindex else 0
             for match in pattern.finditer(text):
                 start, end = match.span(group)
-                yield start, _grow(text, end, part), score
+                yield Finding(start, _grow(text, end, self._parts[uncased]), "STREET_ADDRESS", self._scores[number])
+
+
+_DIGIT = re.compile(r"\d")
 
 
 def _grow(text: str, end: int, part: re.Pattern[str], limit: int = 8) -> int:
@@ -199,24 +195,20 @@ def _code_rules() -> list[Rule]:
     nine = r"(?<![\w.$-])\d{5}-\d{4}(?![\w-])"
     unit = r"(?<![\w-])(?i:apt|apartment|suite|ste|flat)\b\.?\s{1,2}\#?\d{1,5}[A-Za-z]?\b"
     return [
-        Rule("ZIP_CODE", re.compile(state_zip), 0.8, needs_digit=True),
-        Rule("ZIP_CODE", re.compile(labelled), 0.85, needs=("zip", "post", "area"), needs_digit=True),
+        Rule("ZIP_CODE", re.compile(state_zip), 0.8),
+        Rule("ZIP_CODE", re.compile(labelled), 0.85),
         Rule(
             "ZIP_CODE",
             re.compile(country_code, re.IGNORECASE),
             0.65,
-            needs_digit=True,
-            where=re.compile(r"[^\W\d]\.?\)?,?\s+\d{4,6}(?![\w-])"),
         ),
-        Rule("ZIP_CODE", re.compile(british), 0.75, needs_digit=True),
-        Rule("ZIP_CODE", re.compile(canadian), 0.75, needs_digit=True),
-        Rule("ZIP_CODE", re.compile(nine), 0.6, needs=("-",), needs_digit=True),
+        Rule("ZIP_CODE", re.compile(british), 0.75),
+        Rule("ZIP_CODE", re.compile(canadian), 0.75),
+        Rule("ZIP_CODE", re.compile(nine), 0.6),
         Rule(
             "STREET_ADDRESS",
             re.compile(unit),
             0.6,
-            needs=("apt", "apartment", "suite", "ste", "flat"),
-            needs_digit=True,
         ),
     ]
 

@@ -4,14 +4,12 @@ In: texts (str). Out: for each, `Finding`s that are sorted and disjoint, with of
 (Presidio recognizers, gated) and an NER engine for names. Names found once in a text are found again at their other
 places in it. What a text's findings are depends on the text and the configuration alone, never on its batch.
 
-Cost, measured on one core of a busy machine, tickets of 180 characters: 3 ms for the rules, 6.5 ms for the small
-English pipeline.
+Cost, measured on one core of a busy machine, tickets of 300 characters: .6 ms for the rules (2.5 without their
+prefilter); 6.5 ms for the small English pipeline with tickets of 180.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-
-from presidio_analyzer import LocalRecognizer
 
 from ftlib.config.prepare import PiiConfig
 from ftlib.core.fingerprints import package_versions
@@ -25,8 +23,10 @@ from ftlib.text.pii.labelled import labelled_recognizers
 from ftlib.text.pii.names import name_recognizers
 from ftlib.text.pii.ner import plausible
 from ftlib.text.pii.numbers import number_recognizers
+from ftlib.text.pii.prefilter import Prefilter
+from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.profiles import needs_ner, profile_entities
-from ftlib.text.pii.rules import Rule, RuleRecognizer
+from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer
 from ftlib.text.pii.terms import is_common
 
 _MIN_ECHO_CHARS = 3
@@ -58,10 +58,18 @@ class PiiAnalyzer:
         own = _own_rules(config)
         if own:
             recognizers.append(RuleRecognizer("ConfiguredRecognizer", own, config.language))
-        self._recognizers = [
-            (recognizer, sorted(self._entities & set(recognizer.supported_entities)))
+        self._expressions = [
+            (recognizer, number, pattern)
             for recognizer in recognizers
-            if self._entities & set(recognizer.supported_entities)
+            if isinstance(recognizer, ExpressionRecognizer)
+            for number, (entity, pattern) in enumerate(recognizer.expressions)
+            if entity in self._entities
+        ]
+        self._prefilter = Prefilter([pattern for _, _, pattern in self._expressions])
+        self._recognizers = [
+            recognizer
+            for recognizer in recognizers
+            if not isinstance(recognizer, ExpressionRecognizer) and self._entities & set(recognizer.supported_entities)
         ]
         self._allowed = {_folded(value) for value in config.allow_list}
         self._ner: dict[str, NameFinder | None] = {}
@@ -101,13 +109,22 @@ class PiiAnalyzer:
 
     def _combine(self, text: str, named: Iterable[Finding]) -> list[Finding]:
         candidates = [finding for finding in named if finding.entity in self._entities]
-        for recognizer, entities in self._recognizers:
-            for item in recognizer.analyze(text, entities):
-                if item.entity_type in self._entities:
-                    candidates.append(Finding(item.start, item.end, item.entity_type, round(float(item.score), 4)))
+        for recognizer in self._recognizers:
+            for item in recognizer.analyze(text, recognizer.supported_entities):
+                candidates.append(Finding(item.start, item.end, item.entity_type, item.score))
+        candidates.extend(self._matches(text))
         kept = [finding for finding in candidates if self._keep(text, finding)]
         further = [*_echoes(text, kept), *(_enumerated(text, kept) if "PERSON" in self._entities else ())]
         return merge_findings([*kept, *(finding for finding in further if self._keep(text, finding))])
+
+    def _matches(self, text: str) -> Iterator[Finding]:
+        """What the expressions find that the text can match at all."""
+        asked: dict[ExpressionRecognizer, list[int]] = {}
+        for place in self._prefilter.candidates(text):
+            recognizer, number, _ = self._expressions[place]
+            asked.setdefault(recognizer, []).append(number)
+        for recognizer, numbers in asked.items():
+            yield from recognizer.find(text, numbers)
 
     def _keep(self, text: str, finding: Finding) -> bool:
         if finding.score < self._config.score_threshold:

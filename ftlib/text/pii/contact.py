@@ -2,12 +2,11 @@
 
 import ipaddress
 import re
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from presidio_analyzer import LocalRecognizer, RecognizerResult
-from presidio_analyzer.predefined_recognizers import PhoneRecognizer
-
-from ftlib.text.pii.rules import Rule, RuleRecognizer, compile_rule, digits_between, num_digits
+from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.presidio import LocalRecognizer, predefined_recognizers
+from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer, compile_rule, digits_between, num_digits
 
 _GENERIC_TLD = "com|org|net|edu|gov|mil|int|info|biz|app|dev|io|co|cloud|online|shop|site|tech|health|law|bank"
 _EXTENSION = r"(?:\s?(?:x|ext\.?|extension)\s?\d{1,6})?"
@@ -31,13 +30,13 @@ def _network_rules() -> list[Rule]:
     ipv6 = r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:(?:\d{1,3}\.){3}\d{1,3})?(?:/\d{1,3})?(?![\w:])"
     mac = r"(?<![\w:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4})(?![\w:-])"
     return [
-        Rule("EMAIL_ADDRESS", compile_rule(email), 1.0, needs=("@",)),
-        Rule("EMAIL_ADDRESS", compile_rule(spelled), 0.8, needs=("at]", "at)", "at ]", "at )")),
-        Rule("URL", compile_rule(url), 0.95, needs=("://",)),
-        Rule("URL", compile_rule(bare + r"(?:/[^\s<>\"'`\]|]*[^\s<>\"'`\]|.,;:!?)}])?"), 0.7, needs=(".",)),
-        Rule("IP_ADDRESS", compile_rule(ipv4), 0.95, needs=(".",), needs_digit=True, accept=_is_ip),
-        Rule("IP_ADDRESS", compile_rule(ipv6), 0.95, needs=(":",), accept=lambda v: len(v) > 3 and _is_ip(v)),
-        Rule("MAC_ADDRESS", compile_rule(mac), 0.98, needs=(":", "-", "."), needs_digit=True),
+        Rule("EMAIL_ADDRESS", compile_rule(email), 1.0),
+        Rule("EMAIL_ADDRESS", compile_rule(spelled), 0.8),
+        Rule("URL", compile_rule(url), 0.95),
+        Rule("URL", compile_rule(bare + r"(?:/[^\s<>\"'`\]|]*[^\s<>\"'`\]|.,;:!?)}])?"), 0.7),
+        Rule("IP_ADDRESS", compile_rule(ipv4), 0.95, accept=_is_ip),
+        Rule("IP_ADDRESS", compile_rule(ipv6), 0.95, accept=lambda v: len(v) > 3 and _is_ip(v)),
+        Rule("MAC_ADDRESS", compile_rule(mac), 0.98),
     ]
 
 
@@ -75,53 +74,47 @@ def _phone_rules() -> list[Rule]:
         rf"\b(?:{cue})(?:\s(?:number|no\.?|num|phone|line))?(?:[\s:=#.,(\"']|\bis\b|\bat\b|\bon\b|\bme\b|\bus\b|"
         rf"\bto\b){{1,8}}(?P<v>\+?\(?\d[\d\s()./-]{{4,20}}\d{_EXTENSION})(?!\w)"
     )
-    needs = ("phone", "tel", "mobile", "cell", "fax", "whatsapp", "call", "reach", "dial", "text", "sms", "ring",
-             "contact", "hotline", "answer")  # fmt: skip
     flags = re.IGNORECASE
     return [
         Rule(
             "PHONE_NUMBER",
             re.compile(international, flags),
             0.85,
-            needs=("+", "00"),
-            needs_digit=True,
             accept=digits_between(8, 20),
         ),
-        Rule("PHONE_NUMBER", re.compile(nanp, flags), 0.85, needs_digit=True),
-        Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, needs_digit=True, accept=_is_national),
-        Rule("PHONE_NUMBER", re.compile(pairs), 0.55, needs_digit=True),
+        Rule("PHONE_NUMBER", re.compile(nanp, flags), 0.85),
+        Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, accept=_is_national),
+        Rule("PHONE_NUMBER", re.compile(pairs), 0.55),
         Rule(
             "PHONE_NUMBER",
             re.compile(kind, flags),
             0.7,
-            needs=("office", "fax", "home", "mobile", "cell", "work", "tel"),
-            needs_digit=True,
             accept=digits_between(6, 16),
         ),
-        Rule("PHONE_NUMBER", re.compile(cued, flags), 0.8, needs=needs, needs_digit=True, accept=digits_between(6, 16)),
+        Rule("PHONE_NUMBER", re.compile(cued, flags), 0.8, accept=digits_between(6, 16)),
     ]
 
 
-class GatedPhoneRecognizer(LocalRecognizer):  # type: ignore[misc]
+class PhoneLibraryRecognizer(ExpressionRecognizer):
     """Presidio's phone recognizer, which is its slowest, run only where a run of seven digits stands.
 
     Regions are few: each one is another scan of the text, and numbers written internationally need none.
     """
 
     def __init__(self, language: str = "en", regions: tuple[str, ...] = ("US", "GB")) -> None:
-        self._inner = PhoneRecognizer(supported_regions=regions, leniency=1, supported_language=language)
-        self._gate = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")
-        super().__init__(supported_entities=["PHONE_NUMBER"], name="GatedPhoneRecognizer", supported_language=language)
+        self._inner = predefined_recognizers.PhoneRecognizer(
+            supported_regions=regions, leniency=1, supported_language=language
+        )
+        seven_digits = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")
+        super().__init__("PhoneLibraryRecognizer", [("PHONE_NUMBER", seven_digits)], language)
 
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+    def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
         """Numbers that the phonenumbers library holds valid in one of the regions."""
-        if not self._gate.search(text):
-            return []
-        found = self._inner.analyze(text, ["PHONE_NUMBER"])
-        return [item for item in found if not _looks_like_other_number(text[item.start : item.end])]
+        if not any(self.expressions[number][1].search(text) for number in numbers):
+            return
+        for item in self._inner.analyze(text, ["PHONE_NUMBER"]):
+            if not _looks_like_other_number(text[item.start : item.end]):
+                yield Finding(item.start, item.end, "PHONE_NUMBER", item.score)
 
 
 def _looks_like_other_number(value: str) -> bool:
@@ -134,5 +127,5 @@ def contact_recognizers(language: str) -> list[LocalRecognizer]:
     return [
         RuleRecognizer("NetworkAddressRecognizer", _network_rules(), language),
         RuleRecognizer("PhoneFormatRecognizer", _phone_rules(), language),
-        GatedPhoneRecognizer(language),
+        PhoneLibraryRecognizer(language),
     ]

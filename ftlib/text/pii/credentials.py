@@ -4,8 +4,7 @@ import math
 import re
 from collections import Counter
 
-from presidio_analyzer import LocalRecognizer
-
+from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.rules import Rule, RuleRecognizer
 
 _ISSUED_KEY = r"""(?<![\w-])(?:
@@ -55,10 +54,6 @@ _USER_LABEL = (
     r"(?:twitter|instagram|telegram|skype|discord|slack|github|linkedin|tiktok|facebook)(?:[\s_-](?:handle|id|name|"
     r"user(?:name)?|account))?"
 )
-_USER_WORDS = (
-    "user", "log", "signed in as", "account", "screen", "display", "nick", "handle", "uid", "owner", "usr", "author",
-    "twitter", "instagram", "telegram", "skype", "discord", "slack", "linkedin", "tiktok", "facebook", "github",
-)  # fmt: skip
 _USERNAME = (
     rf"(?i:(?<![A-Za-z])(?:\w{{1,20}}_)?(?:{_USER_LABEL}))(?:['\"]?\s{{0,3}}(?i:=>|[:=]|\bis\b|\bwas\b|\bas\b|"
     rf"->)\s{{0,3}}[`'\"]?|\s[`'\"(]|\s(?=@)|\s(?=[\w.-]*[\d_]))(?P<v>@?[A-Za-z][\w.-]{{1,38}}\w)(?![\w@])"
@@ -130,48 +125,43 @@ def _looks_like_login(value: str) -> bool:
 
 def credential_recognizers(language: str) -> list[LocalRecognizer]:
     """User names, passwords, PINs, keys and tokens."""
-    password_words = ("pass", "pwd", "pw")
     rules = [
         Rule("API_KEY", re.compile(_ISSUED_KEY, re.VERBOSE), 0.95),
-        Rule("API_KEY", re.compile(_PRIVATE_KEY), 1.0, needs=("-----begin",)),
+        Rule("API_KEY", re.compile(_PRIVATE_KEY), 1.0),
         Rule(
             "API_KEY",
             re.compile(_LABELLED_KEY),
             0.85,
-            needs=("key", "token", "bearer", "secret", "credential"),
             accept=_is_key,
         ),
         Rule(
             "API_KEY",
             re.compile(r"(?<![\w/+.-])[A-Za-z0-9_+/-]{24,256}={0,2}(?![\w/+.-])"),
             0.6,
-            needs_digit=True,
             accept=_is_random,
         ),
-        Rule("API_KEY", re.compile(_NEAR_KEY), 0.75, needs=("key", "token", "secret"), needs_digit=True),
-        Rule("PASSWORD", re.compile(_PASSWORD), 0.9, needs=password_words, accept=_stated_password),
-        Rule("PASSWORD", re.compile(_QUOTED_PASSWORD), 0.85, needs=password_words, accept=_is_password),
-        Rule("PASSWORD", re.compile(_BARE_PASSWORD), 0.7, needs=password_words, accept=_stated_password),
+        Rule("API_KEY", re.compile(_NEAR_KEY), 0.75),
+        Rule("PASSWORD", re.compile(_PASSWORD), 0.9, accept=_stated_password),
+        Rule("PASSWORD", re.compile(_QUOTED_PASSWORD), 0.85, accept=_is_password),
+        Rule("PASSWORD", re.compile(_BARE_PASSWORD), 0.7, accept=_stated_password),
         Rule(
             "PASSWORD",
             re.compile(_IDENTIFIED_BY),
             0.9,
-            needs=("identified", "requirepass", "sshpass", "--password"),
             accept=_is_password,
         ),
-        Rule("PASSWORD", re.compile(_IN_URL), 0.9, needs=("://",)),
-        Rule("PASSWORD", re.compile(_PIN), 0.8, needs=("pin", "code", "otp", "cvv", "cvc"), needs_digit=True),
-        Rule("USERNAME", re.compile(_USERNAME), 0.8, needs=_USER_WORDS, accept=_is_username),
-        Rule("USERNAME", re.compile(_ASSIGNED_USER), 0.75, needs=("user",), accept=_is_username),
+        Rule("PASSWORD", re.compile(_IN_URL), 0.9),
+        Rule("PASSWORD", re.compile(_PIN), 0.8),
+        Rule("USERNAME", re.compile(_USERNAME), 0.8, accept=_is_username),
+        Rule("USERNAME", re.compile(_ASSIGNED_USER), 0.75, accept=_is_username),
         Rule(
             "USERNAME",
             re.compile(_AT_HOST),
             0.7,
-            needs=("ssh", "scp", "rsync", "su", "chown", "-u"),
             accept=_is_username,
         ),
-        Rule("USERNAME", re.compile(_SQL_USER), 0.9, needs=("'@'",)),
-        Rule("USERNAME", re.compile(_HOME), 0.7, needs=("/home/", "/users/", "\\users\\"), accept=_is_username),
-        Rule("USERNAME", re.compile(_BY_USER), 0.6, needs_digit=True, accept=_looks_like_login),
+        Rule("USERNAME", re.compile(_SQL_USER), 0.9),
+        Rule("USERNAME", re.compile(_HOME), 0.7, accept=_is_username),
+        Rule("USERNAME", re.compile(_BY_USER), 0.6, accept=_looks_like_login),
     ]
     return [RuleRecognizer("CredentialRecognizer", rules, language)]

@@ -5,8 +5,7 @@ Only dates that fix a day or month are found: "yesterday", "two weeks" and a bar
 
 import re
 
-from presidio_analyzer import LocalRecognizer
-
+from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.rules import Rule, RuleRecognizer
 
 _MONTH = (
@@ -36,8 +35,8 @@ _YEARS_OLD = rf"\b(?P<v>{_OLD})[\s-]?(?:years?|yrs?|y)[\s./-]?(?:old|of\sage|o\b
 def date_recognizers(language: str) -> list[LocalRecognizer]:
     """Dates and ages over 89."""
 
-    def rule(entity: str, pattern: str, score: float, needs: tuple[str, ...] = ()) -> Rule:
-        return Rule(entity, re.compile(pattern, re.IGNORECASE), score, needs=needs, needs_digit=True)
+    def rule(entity: str, pattern: str, score: float) -> Rule:
+        return Rule(entity, re.compile(pattern, re.IGNORECASE), score)
 
     rules = [
         rule("DATE_TIME", _ISO, 0.8),
@@ -45,9 +44,9 @@ def date_recognizers(language: str) -> list[LocalRecognizer]:
         rule("DATE_TIME", _DAY_FIRST, 0.75),
         rule("DATE_TIME", _MONTH_FIRST, 0.75),
         rule("DATE_TIME", _MONTH_YEAR, 0.7),
-        rule("DATE_TIME", _LOG, 0.85, needs=("/",)),
-        rule("DATE_OF_BIRTH", _BIRTH, 0.95, needs=("dob", "d.o.b", "birth", "born")),
-        rule("AGE", _AGE, 0.8, needs=("age", "turn")),
-        rule("AGE", _YEARS_OLD, 0.85, needs=("y",)),
+        rule("DATE_TIME", _LOG, 0.85),
+        rule("DATE_OF_BIRTH", _BIRTH, 0.95),
+        rule("AGE", _AGE, 0.8),
+        rule("AGE", _YEARS_OLD, 0.85),
     ]
     return [RuleRecognizer("DateRecognizer", rules, language)]

@@ -98,12 +98,12 @@ class ModelNer:
 
 
 def _recognizer(engine: str, model: str, language: str) -> Any:
-    from presidio_analyzer.predefined_recognizers import GLiNERRecognizer, HuggingFaceNerRecognizer
+    from ftlib.text.pii.presidio import model_recognizer
 
     # A model that cannot be loaded would be logged with its traceback; the caller says it in one line.
     logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)
     if engine == "gliner":
-        return GLiNERRecognizer(model_name=model, supported_language=language, entity_mapping=_GLINER_LABELS)
-    return HuggingFaceNerRecognizer(
-        model_name=model, supported_language=language, supported_entities=list(_ENTITIES), device="cpu"
-    )
+        kind = model_recognizer("gliner_recognizer", "GLiNERRecognizer")
+        return kind(model_name=model, supported_language=language, entity_mapping=_GLINER_LABELS)
+    kind = model_recognizer("huggingface_ner_recognizer", "HuggingFaceNerRecognizer")
+    return kind(model_name=model, supported_language=language, supported_entities=list(_ENTITIES), device="cpu")

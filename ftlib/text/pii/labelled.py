@@ -5,8 +5,7 @@ The shape is always the same, in prose, forms, JSON and logs: a label, perhaps `
 
 import re
 
-from presidio_analyzer import LocalRecognizer
-
+from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.rules import Rule, RuleRecognizer, num_digits
 
 _NUMBER_WORD = r"(?:[\s_-]{0,2}(?:numbers?|no\b\.?|num|nr\.?|nbr|id(?:entifier)?|ids|code|ref(?:erence)?|\#))"
@@ -103,8 +102,6 @@ def labelled_recognizers(language: str) -> list[LocalRecognizer]:
             entity,
             _expression(labels, _value_pattern(entity)),
             0.9,
-            needs=tuple(sorted({re.split(r"[^a-z/]", label)[0] for label in labels})),
-            needs_digit=True,
             accept=_is_plate if entity == "LICENSE_PLATE" else _is_value,
         )
         for entity, labels in _LABELS.items()

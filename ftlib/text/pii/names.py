@@ -8,10 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from presidio_analyzer import LocalRecognizer, RecognizerResult
-
 from ftlib.text.pii.given_names import AMBIGUOUS, COMMON
 from ftlib.text.pii.places import COUNTRIES
+from ftlib.text.pii.presidio import LocalRecognizer, RecognizerResult
 from ftlib.text.pii.rules import Rule, RuleRecognizer, result
 from ftlib.text.pii.terms import is_generic, is_term
 
@@ -47,7 +46,6 @@ _CLOSING = (
     r"\sso\smuch)?|[Tt]hank\syou(?:\sin\sadvance|\sso\smuch|\svery\smuch)?|[Ss]incerely(?:\syours)?|[Cc]heers|"
     r"[Yy]ours(?:\s(?:truly|sincerely|faithfully))?|[Bb]est(?:\swishes)?|[Rr]espectfully|[Ww]ishes)"
 )
-_CLOSING_WORDS = ("regards", "thank", "sincerely", "cheers", "yours", "best", "respectfully", "wishes")
 _SELF = (
     r"(?:[Mm]y\s(?:full\s|legal\s)?name(?:\sis|['’]s)|[Nn]ame['’]s|[Cc]all\sme|I\sam\scalled|[Nn]amed|[Kk]nown\sas|"
     r"on\sbehalf\sof|in\sthe\sname\sof|(?:under|registered\sto|belongs\sto|issued\sto|(?:partner|wife|husband|son|"
@@ -73,31 +71,9 @@ _EMPLOYER = (
     rf"Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|"
     rf"December)\b){_UP}[\w&'’-]*(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]*){{0,3}})"
 )
-_EMPLOYER_NAME = re.compile(rf"(?:(?i:[ ](?:at|for|by|with|of))|[:=])[ ][\"']?{_UP}")
 _OFFICE = (
     rf"\b[Tt]he[ ](?P<v>{_NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]*(?:[ ]"
     rf"(?:(?:of|and|&)[ ])?[\w&'’-]+){{0,4}}?)[ ](?:head)?(?:office|headquarters|branch|store)\b"
-)
-_WHEREABOUTS_WORDS = (
-    "live",
-    "moved",
-    "grew up",
-    "raised",
-    "born",
-    "based",
-    "located",
-    "trip to",
-    "travel",
-    "flew",
-    "flying",
-    "arrived",
-    "visit",
-    "i'm in",
-    "i am in",
-    "city of",
-    "town of",
-    "native of",
-    "resid",
 )
 _WHEREABOUTS = (
     r"(?i:\b(?:liv(?:e|es|ed|ing)[ ](?:in|near)|moved(?:[ ]\w+)?[ ](?:from|to)|grew[ ]up[ ]in|raised[ ]in|born[ ]"
@@ -108,7 +84,6 @@ _WHEREABOUTS = (
     rf"[ ](?P<v>{_NOT_NAMES}(?=\w{{4}}){_UP}[\w'’-]+(?:[ ](?:(?:de|la|del|di|da|do|nad|am|of|upon|"
     rf"sur)[ ]){{0,2}}{_UP}[\w'’-]+){{0,4}})"
 )
-_SPEECH = ("said", "says", "asked", "asks", "replied", "shouted", "wrote", "writes", "told", "yelled")
 
 
 def _names_one(value: str) -> bool:
@@ -167,60 +142,45 @@ _STOP_AFTER = re.compile(_NOT_NAMES.replace("(?!", "(?:", 1))
 
 
 def _rules() -> list[Rule]:
-    def person(pattern: str, score: float, needs: tuple[str, ...] = ()) -> Rule:
-        return Rule("PERSON", re.compile(pattern), score, needs=needs)
+    def person(pattern: str, score: float) -> Rule:
+        return Rule("PERSON", re.compile(pattern), score)
 
     titled = rf"(?<!\w){_TITLE}\b\.?[ ]{_NOT_NAMES}{_FULL}(?:,?[ ](?:Jr|Sr|II|III|MD|PhD|Esq|RN|DO)\b\.?)?"
     full, two = rf"(?P<v>{_NOT_NAMES}{_FULL})", rf"(?P<v>{_NOT_NAMES}{_TWO})"
     return [
         Rule("PERSON", re.compile(titled), 0.85, accept=_names_one),
-        person(r"(?<![\w@.])(?:mr|mrs|ms|miss|dr)\b\.?[ ][a-zà-ÿ'’-]{2,20}", 0.6, ("mr", "ms", "miss", "dr")),
-        person(rf"(?<!\w)(?i:{_LABEL})['\"]?[ ]?(?:[:=]|=>)[ ]?['\"]?{two}(?!\w)", 0.8, (":", "=")),
-        person(
-            rf"(?<!\w)(?i:(?:\w+[ _-])?name|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|]|$)",
-            0.7,
-            ("name", "patient", "attn"),
-        ),
-        person(
-            rf"(?:^|[\n.!?\"'(][ ]*){_GREETING},?[ ]{full}(?=[ ]*[,!.:;\n–-]|[ ]*$)",
-            0.75,
-            ("dear", "hi", "hello", "hey", "good", "greetings"),
-        ),
-        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$))", 0.8, ("\n",)),
-        person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75, _CLOSING_WORDS),
-        person(rf"(?:^|\n|[.!?][ ])[ ]*[-–—~]{{1,2}}[ ]?{full}[ ]*(?=\n|$)", 0.6, ("-", "–", "—", "~")),
+        person(r"(?<![\w@.])(?:mr|mrs|ms|miss|dr)\b\.?[ ][a-zà-ÿ'’-]{2,20}", 0.6),
+        person(rf"(?<!\w)(?i:{_LABEL})['\"]?[ ]?(?:[:=]|=>)[ ]?['\"]?{two}(?!\w)", 0.8),
+        person(rf"(?<!\w)(?i:(?:\w+[ _-])?name|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|]|$)", 0.7),
+        person(rf"(?:^|[\n.!?\"'(][ ]*){_GREETING},?[ ]{full}(?=[ ]*[,!.:;\n–-]|[ ]*$)", 0.75),
+        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$))", 0.8),
+        person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75),
+        person(rf"(?:^|\n|[.!?][ ])[ ]*[-–—~]{{1,2}}[ ]?{full}[ ]*(?=\n|$)", 0.6),
         person(rf"(?<!\w){_SELF}[ ]{full}", 0.75),
-        person(
-            rf"(?:\bI['’]?m|\bI\sam|\b[Tt]his\sis|\bit['’]s|\bhere\sis)[ ]{two}",
-            0.6,
-            ("i'm", "i’m", "im ", "i am", "this is", "it's", "it’s", "here is"),
-        ),
-        person(rf"(?m)^[ ]*(?P<v>{_NOT_NAMES}{_TWO})(?=[ ]?[(<][^)>\n]{{0,40}}@)", 0.8, ("@",)),
-        person(rf"(?m)^[ \t]*{full}:[ ]?\\\\?[\"“]", 0.7, (":",)),
-        person(rf"(?:\b(?:said|says|asked|asks|replied|shouted|wrote|told|yelled)[ ]){full}", 0.65, _SPEECH),
+        person(rf"(?:\bI['’]?m|\bI\sam|\b[Tt]his\sis|\bit['’]s|\bhere\sis)[ ]{two}", 0.6),
+        person(rf"(?m)^[ ]*(?P<v>{_NOT_NAMES}{_TWO})(?=[ ]?[(<][^)>\n]{{0,40}}@)", 0.8),
+        person(rf"(?m)^[ \t]*{full}:[ ]?\\\\?[\"“]", 0.7),
+        person(rf"(?:\b(?:said|says|asked|asks|replied|shouted|wrote|told|yelled)[ ]){full}", 0.65),
         person(
             rf"(?<![\w-]){full}(?:,)?[ ](?:said|says|asked|asks|replied|shouted|wrote|writes|yelled|told[ ](?:me|us|"
             rf"him|her|them))\b",
             0.65,
-            _SPEECH,
         ),
         Rule("ORGANIZATION", re.compile(_COMPANY), 0.7, accept=_names_one),
-        Rule("ORGANIZATION", re.compile(_LOWER_COMPANY), 0.6, needs=("inc", "ltd", "llc", "corp", "gmbh", "plc")),
+        Rule("ORGANIZATION", re.compile(_LOWER_COMPANY), 0.6),
         Rule(
             "ORGANIZATION",
             re.compile(_EMPLOYER),
             0.6,
-            where=_EMPLOYER_NAME,
             accept=_no_term,
         ),
-        Rule("ORGANIZATION", re.compile(_OFFICE), 0.6, needs=("office", "headquarters", "branch", "store")),
-        Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6, needs=_WHEREABOUTS_WORDS),
+        Rule("ORGANIZATION", re.compile(_OFFICE), 0.6),
+        Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6),
         Rule("LOCATION", re.compile(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
         Rule(
             "LOCATION",
             re.compile(rf"\b(?:from|in|to|at|of|visit|near)[ ](?:the[ ])?(?P<v>{COUNTRIES})(?![\w-])", re.IGNORECASE),
             0.6,
-            needs=("from", "in", "to", "at", "of", "visit", "near"),
         ),
     ]
 

@@ -1,13 +1,14 @@
 """Recognizers for numbers that prove themselves by their form or check digits: cards, bank and identity numbers."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from presidio_analyzer import EntityRecognizer, LocalRecognizer, RecognizerResult
-from presidio_analyzer import predefined_recognizers as presidio
-
 from ftlib.text.pii import checksums
-from ftlib.text.pii.rules import Rule, RuleRecognizer, digits_between, num_digits, result
+from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.presidio import EntityRecognizer, LocalRecognizer
+from ftlib.text.pii.presidio import predefined_recognizers as presidio
+from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer, digits_between
 
 # Presidio's recognizers with a checksum, or with letters in fixed places, that need no word beside them.
 _NATIONAL = (
@@ -22,9 +23,6 @@ _NATIONAL = (
     (presidio.UsMbiRecognizer, "INSURANCE_ID"),
     (presidio.CryptoRecognizer, "CRYPTO"),
 )
-# The shortest from its first digit on that any of them accepts: a Spanish NIE without its last letter.
-_MIN_NATIONAL, _MIN_NATIONAL_DIGITS = 7, 4
-
 # Prefixes of standards, regulations and products, whose numbers identify no one.
 _PUBLIC_SERIES = tuple(
     """
@@ -54,28 +52,27 @@ def _rules() -> list[Rule]:
     decimal = r"(?<![\d.])-?\d{1,2}\.\d{4,},\s*-?\d{1,3}\.\d{4,}(?![\d.])"
     caught = re.IGNORECASE
     return [
-        Rule("CREDIT_CARD", re.compile(card), 1.0, needs_digit=True, accept=checksums.card),
-        Rule("CREDIT_CARD", re.compile(grouped), 0.86, needs_digit=True),
-        Rule("CREDIT_CARD", re.compile(masked), 0.6, needs_digit=True),
-        Rule("IBAN_CODE", re.compile(iban, caught), 1.0, needs_digit=True, accept=checksums.iban),
-        Rule("IBAN_CODE", re.compile(iban), 0.6, needs_digit=True, accept=checksums.iban_length),
-        Rule("US_SSN", re.compile(ssn), 0.85, needs_digit=True),
-        Rule("TAX_ID", re.compile(ein), 0.6, needs_digit=True),
-        Rule("CRYPTO", re.compile(ethereum, caught), 0.95, needs=("0x",)),
-        Rule("VIN", re.compile(vin), 0.95, needs_digit=True, accept=checksums.vin),
-        Rule("DEVICE_ID", re.compile(uuid, caught), 0.8, needs=("-",), needs_digit=True),
+        Rule("CREDIT_CARD", re.compile(card), 1.0, accept=checksums.card),
+        Rule("CREDIT_CARD", re.compile(grouped), 0.86),
+        Rule("CREDIT_CARD", re.compile(masked), 0.6),
+        Rule("IBAN_CODE", re.compile(iban, caught), 1.0, accept=checksums.iban),
+        Rule("IBAN_CODE", re.compile(iban), 0.6, accept=checksums.iban_length),
+        Rule("US_SSN", re.compile(ssn), 0.85),
+        Rule("TAX_ID", re.compile(ein), 0.6),
+        Rule("CRYPTO", re.compile(ethereum, caught), 0.95),
+        Rule("VIN", re.compile(vin), 0.95, accept=checksums.vin),
+        Rule("DEVICE_ID", re.compile(uuid, caught), 0.8),
         Rule(
             "MEDICAL_LICENSE",
             re.compile(r"\b[ABCDEFGHJKLMPRSTUX][A-Z9]\d{7}\b"),
             0.9,
-            needs_digit=True,
             accept=checksums.dea,
         ),
-        Rule("NATIONAL_ID", re.compile(nino), 0.8, needs_digit=True),
-        Rule("CASE_NUMBER", re.compile(docket, caught), 0.95, needs=(":",), needs_digit=True),
-        Rule("CASE_NUMBER", re.compile(state_docket), 0.7, needs_digit=True, accept=digits_between(5, 12)),
-        Rule("COORDINATES", re.compile(dms), 0.9, needs=("°",)),
-        Rule("COORDINATES", re.compile(decimal), 0.7, needs=(".",), needs_digit=True),
+        Rule("NATIONAL_ID", re.compile(nino), 0.8),
+        Rule("CASE_NUMBER", re.compile(docket, caught), 0.95),
+        Rule("CASE_NUMBER", re.compile(state_docket), 0.7, accept=digits_between(5, 12)),
+        Rule("COORDINATES", re.compile(dms), 0.9),
+        Rule("COORDINATES", re.compile(decimal), 0.7),
     ]
 
 
@@ -91,42 +88,35 @@ def _identifier_rules() -> list[Rule]:
     bare = r"(?<![\w.,$€£#/:+=-])\d{8,12}(?!\w|[.,:/-]\d|\s?[%€£])"
     grouped = r"(?<![\w.,$€£/:+-])\d{4}([ -])\d{4}\1\d{4}(?!\w|[ .,-]\d)"
     return [
-        Rule("ID_NUMBER", re.compile(bare), 0.45, needs_digit=True),
-        Rule("NATIONAL_ID", re.compile(grouped), 0.6, needs_digit=True),
-        Rule("ID_NUMBER", re.compile(prefixed), 0.5, needs=("-",), needs_digit=True, accept=digits_between(4, 20)),
-        Rule("ID_NUMBER", re.compile(letters_then_digits), 0.5, needs_digit=True),
-        Rule("ID_NUMBER", re.compile(mixed), 0.45, needs_digit=True),
+        Rule("ID_NUMBER", re.compile(bare), 0.45),
+        Rule("NATIONAL_ID", re.compile(grouped), 0.6),
+        Rule("ID_NUMBER", re.compile(prefixed), 0.5, accept=digits_between(4, 20)),
+        Rule("ID_NUMBER", re.compile(letters_then_digits), 0.5),
+        Rule("ID_NUMBER", re.compile(mixed), 0.45),
     ]
 
 
-class NationalNumberRecognizer(LocalRecognizer):  # type: ignore[misc]
-    """Presidio's recognizers of national numbers, each result under our entity, only where one can stand at all."""
+class NationalNumberRecognizer(ExpressionRecognizer):
+    """Presidio's recognizers of national numbers, each result under our entity."""
 
     def __init__(self, language: str = "en") -> None:
-        self._inner: list[tuple[Any, str]] = [(kind(supported_language=language), entity) for kind, entity in _NATIONAL]
-        # From a digit on, neighbouring words that each hold one, as a number in groups has them.
-        self._gate = re.compile(r"\d[A-Za-z\d]*(?:[ +-]{1,3}[A-Za-z]*\d[A-Za-z\d]*)*")
-        entities = sorted({entity for _, entity in self._inner})
-        super().__init__(supported_entities=entities, name="NationalNumberRecognizer", supported_language=language)
+        inner = [(kind(supported_language=language), entity) for kind, entity in _NATIONAL]
+        self._inner: list[Any] = []
+        expressions = []
+        for recognizer, entity in inner:
+            for pattern in recognizer.patterns:
+                self._inner.append(recognizer)
+                expressions.append((entity, re.compile(pattern.regex, recognizer.global_regex_flags)))
+        super().__init__("NationalNumberRecognizer", expressions, language)
 
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def may_hold_number(self, text: str) -> bool:
-        """Whether a run in the text is long enough for the shortest of the numbers."""
-        runs = (re.sub(r"[^A-Za-z\d]", "", match.group()) for match in self._gate.finditer(text))
-        return any(len(run) >= _MIN_NATIONAL and num_digits(run) >= _MIN_NATIONAL_DIGITS for run in runs)
-
-    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+    def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
         """What passes its checksum; unvalidated matches are too weak to act on."""
-        if not self.may_hold_number(text):
-            return []
-        found = []
-        for recognizer, entity in self._inner:
+        asked = {id(self._inner[number]): number for number in numbers}
+        for number in asked.values():
+            recognizer, entity = self._inner[number], self.expressions[number][0]
             for item in recognizer.analyze(text, recognizer.supported_entities):
                 if item.score >= EntityRecognizer.MAX_SCORE:
-                    found.append(result(self, entity, item.start, item.end, 0.9))
-        return found
+                    yield Finding(item.start, item.end, entity, 0.9)
 
 
 def number_recognizers(language: str) -> list[LocalRecognizer]:

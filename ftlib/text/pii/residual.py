@@ -86,8 +86,8 @@ def _pipeline(config: PiiConfig) -> str | None:
 def _stock_engine(package: str | None, language: str) -> Any:
     import spacy
     import tldextract
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-    from presidio_analyzer.nlp_engine import NlpEngineProvider, SpacyNlpEngine
+
+    from ftlib.text.pii.presidio import AnalyzerEngine, NlpEngineProvider, RecognizerRegistry, SpacyNlpEngine
 
     # Presidio's e-mail recognizer would download the list of public suffixes at first use; a snapshot is bundled.
     tldextract.extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)

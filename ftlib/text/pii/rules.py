@@ -1,20 +1,44 @@
-"""Presidio recognizers made of rules: a regular expression, what gates it, and what a match must satisfy.
+"""Presidio recognizers made of expressions.
 
-A gate is a test on the text that costs far less than the expression (a digit, an "@", one of a few words, a shorter
-expression); it never changes a result, only saves the scan. Context stands in the expression itself, as whole words, so
-a rule's score is final and no second pass over the neighbouring tokens is needed.
+Context stands in an expression itself, as whole words, so a finding's score is final and no second pass over the
+neighbouring tokens is needed. Most expressions match no text: `PiiAnalyzer` asks a `Prefilter` which ones to run.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from presidio_analyzer import LocalRecognizer, RecognizerResult
+from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.presidio import LocalRecognizer, RecognizerResult
 
 NAME_KEY = RecognizerResult.RECOGNIZER_NAME_KEY
 ID_KEY = RecognizerResult.RECOGNIZER_IDENTIFIER_KEY
+
+
+class ExpressionRecognizer(LocalRecognizer):  # type: ignore[misc]
+    """A recognizer that finds something only where one of its expressions matches; works in any `AnalyzerEngine`.
+
+    Args:
+        expressions: entity and expression, in an order that `find` knows.
+    """
+
+    def __init__(self, name: str, expressions: Iterable[tuple[str, re.Pattern[str]]], language: str) -> None:
+        self.expressions = tuple(expressions)
+        entities = sorted({entity for entity, _ in self.expressions})
+        super().__init__(supported_entities=entities, name=name, supported_language=language)
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
+        """What the expressions with these numbers find; the others are known not to match."""
+        raise NotImplementedError
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
+        """Results of every expression whose entity is asked for."""
+        numbers = [n for n, (entity, _) in enumerate(self.expressions) if not entities or entity in entities]
+        return [result(self, item.entity, item.start, item.end, item.score) for item in self.find(text, numbers)]
 
 
 @dataclass(frozen=True)
@@ -24,76 +48,32 @@ class Rule:
     entity: str
     pattern: re.Pattern[str]
     score: float
-    needs: tuple[str, ...] = ()
-    """Lower-case strings of which the lower-cased text must hold one; empty: no such gate."""
-    needs_digit: bool = False
     accept: Callable[[str], bool] | None = None
     """A test on the value found: a checksum, a number of digits."""
-    where: re.Pattern[str] | None = None
-    """A cheaper expression that occurs in every text in which the rule's own does."""
     group: str | int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", "v" if "v" in self.pattern.groupindex else 0)
 
-    def may_match(self, text: str, lowered: str, has_digit: bool) -> bool:
-        """Whether a text passes the gates."""
-        if self.needs_digit and not has_digit:
-            return False
-        if self.needs:
-            # A loop: `any` over a generator costs twice as much, and most of a scan is gates.
-            for word in self.needs:
-                if word in lowered:
-                    break
-            else:
-                return False
-        return self.where is None or self.where.search(text) is not None
-
-    def find(self, text: str, lowered: str, has_digit: bool) -> Iterator[tuple[int, int]]:
-        """Spans of the values in a text."""
-        if self.may_match(text, lowered, has_digit):
-            yield from self.matches(text)
-
-    def matches(self, text: str) -> Iterator[tuple[int, int]]:
-        """Spans of the values in a text that passed the gates."""
+    def find(self, text: str) -> Iterator[Finding]:
+        """The values in a text."""
         for match in self.pattern.finditer(text):
             start, end = match.span(self.group)
             if start < end and (self.accept is None or self.accept(text[start:end])):
-                yield start, end
+                yield Finding(start, end, self.entity, self.score)
 
 
-class RuleRecognizer(LocalRecognizer):  # type: ignore[misc]
-    """A Presidio recognizer over a list of rules; it works in any `AnalyzerEngine`, too."""
+class RuleRecognizer(ExpressionRecognizer):
+    """A recognizer over a list of rules."""
 
     def __init__(self, name: str, rules: Sequence[Rule], language: str = "en") -> None:
         self.rules = tuple(rules)
-        self._without_digits = tuple(rule for rule in rules if not rule.needs_digit)
-        entities = sorted({rule.entity for rule in self.rules})
-        super().__init__(supported_entities=entities, name=name, supported_language=language)
+        super().__init__(name, [(rule.entity, rule.pattern) for rule in rules], language)
 
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
-        """Results of every rule whose entity is asked for."""
-        wanted = set(entities) if entities else set(self.supported_entities)
-        lowered, has_digit = looked_at(text)
-        rules = self.rules if has_digit else self._without_digits
-        return [
-            result(self, rule.entity, start, end, rule.score)
-            for rule in rules
-            if rule.entity in wanted and rule.may_match(text, lowered, has_digit)
-            for start, end in rule.matches(text)
-        ]
-
-
-@lru_cache(maxsize=4)
-def looked_at(text: str) -> tuple[str, bool]:
-    """The lower-cased text and whether it holds a digit: every recognizer of a text asks for them in turn."""
-    return text.lower(), _DIGIT.search(text) is not None
-
-
-_DIGIT = re.compile(r"\d")
+    def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
+        """What the rules with these numbers find."""
+        for number in numbers:
+            yield from self.rules[number].find(text)
 
 
 def result(recognizer: LocalRecognizer, entity: str, start: int, end: int, score: float) -> RecognizerResult:
