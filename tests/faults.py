@@ -102,15 +102,15 @@ def victims(kind: str, job: "subprocess.Popen[str]", head: Head, rng: random.Ran
     return {rng.choice(busy or working)} if working else set()
 
 
-def start(arguments: list[str], nodes: Nodes, log: Path) -> "subprocess.Popen[str]":
-    """`python -m jobs.prepare` on the cluster."""
+def start(arguments: list[str], nodes: Nodes, log: Path, job: str = "jobs.prepare") -> "subprocess.Popen[str]":
+    """`python -m JOB` on the cluster; its log is appended."""
     environment = {**os.environ, **read_env(nodes.head.state / "env"), "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_AUTH_TOKEN", None)
+    environment.pop("RAY_AUTH_TOKEN", None)  # of this session's own cluster
     environment["FTLIB_KEY"] = "0123456789abcdef"
     environment.pop("FTLIB_KEY_FILE", None)
     with open(log, "a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.prepare", *arguments],
+            [sys.executable, "-m", job, *arguments],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=output, text=True,
         )  # fmt: skip
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,14 @@ from safetensors.torch import load_file
 
 from ftlib.config.loader import load_config
 from ftlib.config.train import TrainConfig
-from ftlib.runtime import local
-from ftlib.runtime.envfile import read_env
-from ftlib.runtime.nodes import add_workers
-from ftlib.runtime.processes import find_marked
+from ftlib.runtime.local import Head
 from ftlib.train.loop import train
 from ftlib.train.strategy import SingleProcess
 from ftlib.train.worker import loop_settings
+from tests import faults
 from tests.prepared_data import small_prepared
 from tests.training_cases import records
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, INTERVAL, KILL_AT = 80, 10, 25
 TRAIN = f"""
 method: {{rank: 4, dropout: 0.1}}
@@ -38,46 +34,18 @@ seed: 5
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A head that runs no tasks and three worker nodes of one CPU each."""
-    state = tmp_path_factory.mktemp("cluster")
-    head = local.start(state, cpus=0, endpoint_port=0)
-    try:
-        add_workers(head, 3, cpus=1)
-        environment = {**os.environ, **read_env(state / "env"), "PYTHONPATH": str(ROOT)}
-        environment.pop("RAY_AUTH_TOKEN", None)  # of this session's own cluster
-        yield head, environment
-    finally:
-        local.stop(state)
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def kill_node_of_a_training_worker(head: local.Head) -> str:
-    """SIGKILL to all processes of the node on which a training worker runs; returns the node's resource name."""
-    pids = {item.pid for item in find_marked(head.cluster_id, head.temp_dir)}
-    worker = next(pid for pid in sorted(pids) if title(pid).startswith("ray::") and "TrainWorker" in title(pid))
-    raylet = parent(worker)
-    root = parent(raylet)
-    assert "ray.scripts.scripts start" in title(root) and "--head" not in title(root)
-    name = title(root).partition('{"')[2].partition('"')[0]
-    below = {pid: parent(pid) for pid in pids}
-    node = {root}
-    while more := {pid for pid, above in below.items() if above in node} - node:
-        node |= more
+def kill_node_of_a_training_worker(head: Head) -> None:
+    """SIGKILL to all processes of a node on which a training worker runs."""
+    node = next(pids for root in faults.node_roots(head) if any(map(trains, pids := faults.below(root, head))))
     for pid in node:
         os.kill(pid, signal.SIGKILL)
-    return name
 
 
-def wait_for_step(metrics: Path, step: int, job: subprocess.Popen, timeout_s: float = 180) -> None:
+def trains(pid: int) -> bool:
+    return faults.title(pid).startswith("ray::") and "TrainWorker" in faults.title(pid)
+
+
+def wait_for_step(metrics: Path, step: int, job: subprocess.Popen, timeout_s: float = 400) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and job.poll() is None:
         if metrics.exists() and f'"step": {step},' in metrics.read_text():
@@ -86,8 +54,7 @@ def wait_for_step(metrics: Path, step: int, job: subprocess.Popen, timeout_s: fl
     pytest.fail(f"no step {step} within {timeout_s} s (exit code {job.poll()})")
 
 
-def test_training_outlives_the_node_of_one_of_its_workers(cluster, tiny_model, tmp_path):
-    head, environment = cluster
+def test_training_outlives_the_node_of_one_of_its_workers(nodes, tiny_model, tmp_path):
     small_prepared(tmp_path / "data")
     config = tmp_path / "train.yaml"
     config.write_text(
@@ -95,19 +62,16 @@ def test_training_outlives_the_node_of_one_of_its_workers(cluster, tiny_model, t
         f"output: {{path: {tmp_path}/runs, run_id: lost-node}}\n" + TRAIN
     )
     run_dir = tmp_path / "runs" / "lost-node"
-    with open(tmp_path / "log", "w") as log:
-        job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.submit", "train", "--config", str(config)],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-        wait_for_step(run_dir / "metrics.jsonl", KILL_AT, job)
-        assert kill_node_of_a_training_worker(head).startswith("worker_")
-        killed_at = len(records(run_dir, "train"))
-        out, _ = job.communicate(timeout=300)
+    log = tmp_path / "log"
+    job = faults.start(["train", "--config", str(config)], nodes, log, job="jobs.submit")
+    wait_for_step(run_dir / "metrics.jsonl", KILL_AT, job)
+    kill_node_of_a_training_worker(nodes.head)
+    killed_at = len(records(run_dir, "train"))
+    out, _ = job.communicate(timeout=400)
     result = json.loads(out.splitlines()[-1])
-    assert job.returncode == 0, (tmp_path / "log").read_text()[-4000:]
+    assert job.returncode == 0, log.read_text()[-4000:]
     assert killed_at < STEPS  # else the node died after the work was done
-    assert "resuming from" in (tmp_path / "log").read_text()
+    assert "resuming from" in log.read_text()
 
     # The same run in this process, which nothing disturbs.
     values = load_config(TrainConfig, str(config), [])

@@ -5,19 +5,12 @@ import time
 from collections import Counter
 
 import pyarrow.parquet as pq
-import pytest
 
 from tests import faults
 from tests.ray_local.test_prepare import corpus, sentence, write_jsonl
 
 SEED = 11
 NUM_ROWS = 700
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    with faults.cluster(tmp_path_factory.mktemp("cluster"), count=2, cpus=1) as found:
-        yield found
 
 
 def rows(rng):
