@@ -15,6 +15,7 @@ from ftlib.config.prepare import FilterConfig
 REASONS = ("too_short", "too_long", "mostly_redacted", "repetitive", "symbols")
 _PLACEHOLDER = re.compile(r"\[(?:REDACTED_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_[0-9]+)\]")
 _TOKEN = re.compile(r"\[(?:REDACTED_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_[0-9]+)\]|\w+|[^\w\s]")
+_SYMBOL = re.compile(r"[^\w\s]|_")
 _MIN_REPETITION_WORDS = 20
 _MIN_SYMBOL_CHARS = 20
 
@@ -28,14 +29,15 @@ def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
     """The reason why a record is dropped, one of `REASONS`, or None."""
     if not config.enabled:
         return None
-    tokens = [token for text in texts for token in tokenize(text)]
-    words = [token for token in tokens if token[0].isalnum() or len(token) > 1]
-    redacted = sum(1 for token in words if _PLACEHOLDER.fullmatch(token))
+    tokens = [tokenize(text) for text in texts]
+    num_tokens = sum(map(len, tokens))
+    words = [token for own in tokens for token in own if len(token) > 1 or token.isalnum()]
+    redacted = sum(1 for token in words if token[0] == "[")
     verdicts = (
-        len(tokens) < config.min_tokens,
-        len(tokens) > config.max_tokens,
+        num_tokens < config.min_tokens,
+        num_tokens > config.max_tokens,
         redacted > config.max_redacted_ratio * len(words),
-        any(repetition(text) > config.max_repetition for text in texts),
+        any(_repetition(own) > config.max_repetition for own in tokens),
         symbol_ratio("\n".join(texts)) > config.max_symbol_ratio,
     )
     return next((reason for reason, failed in zip(REASONS, verdicts, strict=True) if failed), None)
@@ -43,10 +45,16 @@ def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
 
 def repetition(text: str) -> float:
     """Share of a text's words that lie in a 3-gram seen more than once; 0 below 20 words, where chance repeats."""
-    words = [token.lower() for token in _TOKEN.findall(text) if token[0].isalnum()]
+    return _repetition(tokenize(text))
+
+
+def _repetition(tokens: Sequence[str]) -> float:
+    words = [token.lower() for token in tokens if token[0].isalnum()]
     if len(words) < _MIN_REPETITION_WORDS:
         return 0.0
     grams = list(zip(words, words[1:], words[2:], strict=False))
+    if len(set(grams)) == len(grams):
+        return 0.0
     counts = Counter(grams)
     covered = [False] * len(words)
     for i, gram in enumerate(grams):
@@ -60,7 +68,7 @@ def symbol_ratio(text: str) -> float:
     bare = _PLACEHOLDER.sub("", text)
     if len(bare) < _MIN_SYMBOL_CHARS:
         return 0.0
-    return sum(1 for char in bare if not (char.isalnum() or char.isspace() or _is_mark(char))) / len(bare)
+    return sum(1 for char in _SYMBOL.findall(bare) if char.isascii() or not _is_mark(char)) / len(bare)
 
 
 def _is_mark(char: str) -> bool:

@@ -112,24 +112,39 @@ class PiiAnalyzer:
         for recognizer in self._recognizers:
             for item in recognizer.analyze(text, recognizer.supported_entities):
                 candidates.append(Finding(item.start, item.end, item.entity_type, item.score))
-        candidates.extend(self._matches(text))
+        candidates.extend(self._matches(text, candidates))
         kept = [finding for finding in candidates if self._keep(text, finding)]
         further = [*_echoes(text, kept), *(_enumerated(text, kept) if "PERSON" in self._entities else ())]
         return merge_findings([*kept, *(finding for finding in further if self._keep(text, finding))])
 
-    def _matches(self, text: str) -> Iterator[Finding]:
+    def _matches(self, text: str, named: Sequence[Finding]) -> list[Finding]:
         """What the expressions find that the text can match at all."""
         asked: dict[ExpressionRecognizer, list[int]] = {}
         for place in self._prefilter.candidates(text):
             recognizer, number, _ = self._expressions[place]
             asked.setdefault(recognizer, []).append(number)
-        for recognizer, numbers in asked.items():
-            yield from recognizer.find(text, numbers)
+        found: list[Finding] = []
+        for recognizer in sorted(asked, key=lambda recognizer: recognizer.only_uncovered):
+            numbers = asked[recognizer]
+            if recognizer.only_uncovered:
+                patterns = [recognizer.expressions[number][1] for number in numbers]
+                if not _any_uncovered(text, patterns, [*named, *found]):
+                    continue
+            found.extend(recognizer.find(text, numbers))
+        return found
 
     def _keep(self, text: str, finding: Finding) -> bool:
         if finding.score < self._config.score_threshold:
             return False
         return not self._allowed or _folded(text[finding.start : finding.end]) not in self._allowed
+
+
+def _any_uncovered(text: str, patterns: Iterable[re.Pattern[str]], findings: Sequence[Finding]) -> bool:
+    return any(
+        not any(finding.start <= match.start() and match.end() <= finding.end for finding in findings)
+        for pattern in patterns
+        for match in pattern.finditer(text)
+    )
 
 
 def _folded(value: str) -> str:

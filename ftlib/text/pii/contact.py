@@ -96,16 +96,19 @@ def _phone_rules() -> list[Rule]:
 
 
 class PhoneLibraryRecognizer(ExpressionRecognizer):
-    """Presidio's phone recognizer, which is its slowest, run only where a run of seven digits stands.
+    """Presidio's phone recognizer, which is its slowest, run only where a run of seven digits stands uncovered.
 
     Regions are few: each one is another scan of the text, and numbers written internationally need none.
     """
+
+    only_uncovered = True
 
     def __init__(self, language: str = "en", regions: tuple[str, ...] = ("US", "GB")) -> None:
         self._inner = predefined_recognizers.PhoneRecognizer(
             supported_regions=regions, leniency=1, supported_language=language
         )
-        seven_digits = re.compile(r"\d(?:[\s().\-/]{0,3}\d){6}")
+        # No number of its own begins within a word.
+        seven_digits = re.compile(r"(?<![A-Za-z\d])\d(?:[\s().\-/]{0,3}\d){6}")
         super().__init__("PhoneLibraryRecognizer", [("PHONE_NUMBER", seven_digits)], language)
 
     def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:

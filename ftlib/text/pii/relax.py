@@ -16,8 +16,8 @@ from typing import Any
 
 _WORD, _SPACE, _OTHER = "_", "\x0b", "\x7f"
 _KINDS = (_WORD, _SPACE, _OTHER)
-_MAX_REPEAT = 8
-"""Engines of automata copy what is repeated that often."""
+_MAX_REPEAT, _MAX_REPEAT_OF_ONE = 8, 32
+"""Engines of automata copy what is repeated that often; a run of single characters costs less."""
 
 _FOLDED = {"i": "\u0130\u0131", "k": "\u212a", "s": "\u017f"}
 """Characters that equal an ASCII letter where case is ignored."""
@@ -137,8 +137,9 @@ class _Relaxer:
         low, high, inner = argument
         low = int(low)
         limit = "" if high is sre.MAXREPEAT else str(high)
-        if over and (high is sre.MAXREPEAT or high > _MAX_REPEAT):
-            low, limit = min(low, _MAX_REPEAT), ""
+        allowed = _MAX_REPEAT_OF_ONE if len(inner) == 1 and inner[0][0] in _ONE_CHARACTER else _MAX_REPEAT
+        if over and (high is sre.MAXREPEAT or high > allowed):
+            low, limit = min(low, allowed), ""
         return f"(?:{self.sequence(inner, flags, over=over)}){{{low},{limit}}}"
 
     @staticmethod
@@ -157,6 +158,9 @@ class _Relaxer:
                 return ""
             raise
         return f"(?{'<' if direction < 0 else ''}{'=' if positive else '!'}{expression})"
+
+
+_ONE_CHARACTER = (sre.LITERAL, sre.NOT_LITERAL, sre.IN, sre.ANY)
 
 
 def _only_larger(over: bool) -> bool:

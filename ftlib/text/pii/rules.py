@@ -23,6 +23,9 @@ class ExpressionRecognizer(LocalRecognizer):  # type: ignore[misc]
         expressions: entity and expression, in an order that `find` knows.
     """
 
+    only_uncovered = False
+    """Whether it need not run where other recognizers' findings cover all that its expressions match."""
+
     def __init__(self, name: str, expressions: Iterable[tuple[str, re.Pattern[str]]], language: str) -> None:
         self.expressions = tuple(expressions)
         entities = sorted({entity for entity, _ in self.expressions})
