@@ -39,19 +39,20 @@ class Progress:
     def __init__(self, label: str, total: int | None, logger: logging.Logger, every_s: float = 5.0) -> None:
         self._label, self._total, self._logger, self._every_s = label, total, logger, every_s
         self._start = self._last = time.monotonic()
-        self.done = 0
+        self.done, self._told = 0, -1
 
     def advance(self, n: int = 1) -> None:
         """Count `n` more units and log when the interval has passed."""
         self.done += n
         now = time.monotonic()
         if now - self._last >= self._every_s:
-            self._last = now
+            self._last, self._told = now, self.done
             self._logger.info(self._line(now))
 
     def finish(self) -> None:
-        """Log the final line."""
-        self._logger.info(self._line(time.monotonic()))
+        """Log the final line, unless it stands there already."""
+        if self._told != self.done:
+            self._logger.info(self._line(time.monotonic()))
 
     def _line(self, now: float) -> str:
         elapsed = max(now - self._start, 1e-9)

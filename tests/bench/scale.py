@@ -89,16 +89,16 @@ def write_tickets(path: Path, num_rows: int) -> float:
 class PssSampler(threading.Thread):
     """Watches the processes of a cluster; `peak` and what made it up, in bytes."""
 
-    def __init__(self, cluster_id: str, driver: int) -> None:
+    def __init__(self, cluster_id: str, temp_dir: str, driver: int) -> None:
         super().__init__(daemon=True)
-        self._cluster_id, self._driver = cluster_id, driver
+        self._cluster_id, self._temp_dir, self._driver = cluster_id, temp_dir, driver
         self._ended = threading.Event()
         self.peak, self.at_peak, self.peak_driver = 0, Counter[str](), 0
 
     def run(self) -> None:
         while not self._ended.wait(SAMPLE_EVERY_S):
             found = Counter[str]()
-            for item in find_marked(self._cluster_id):
+            for item in find_marked(self._cluster_id, self._temp_dir):
                 role, pss = _role(item.pid, self._driver), _pss(item.pid)
                 found[role] += pss
             self.peak_driver = max(self.peak_driver, found["driver"])
@@ -133,6 +133,7 @@ def prepare(source: Path, out: Path, profile: str, cpus: int | None) -> dict[str
     cluster_id = secrets.token_hex(8)
     environment = {**os.environ, CLUSTER_ID: cluster_id, "FTLIB_KEY": "0123456789abcdef", "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
+    environment["TMPDIR"] = temp_dir = tempfile.mkdtemp(prefix="s-", dir="/tmp")
     arguments = [f"input.paths=[{source}]", f"output.path={out}", f"pii.profile={profile}", "cluster.address=local"]
     if cpus:
         arguments.append(f"cluster.num_cpus={cpus}")
@@ -140,11 +141,12 @@ def prepare(source: Path, out: Path, profile: str, cpus: int | None) -> dict[str
     with subprocess.Popen(
         [sys.executable, "-m", "jobs.prepare", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as job:
-        sampler = PssSampler(cluster_id, job.pid)
+        sampler = PssSampler(cluster_id, temp_dir, job.pid)
         sampler.start()
         output, _ = job.communicate()
     seconds = time.monotonic() - started
     sampler.stop()
+    shutil.rmtree(temp_dir, ignore_errors=True)
     result = json.loads(output.splitlines()[-1])
     if result["status"] != "ok":
         raise SystemExit(f"jobs.prepare: {result['status']}: {result.get('message')}")
