@@ -295,9 +295,11 @@ class Flow:
         """A second pass: redaction and filters of the selected rows, but those that an earlier attempt has stored."""
         import ray
 
-        config, resources, store = self._config, self._resources, Store(join(self._folder, name))
+        config, store = self._config, Store(join(self._folder, name))
         earlier, done = store.done()
-        if len(done) >= total:
+        left = total - len(done)
+        resources = self._resources.for_rows(left)
+        if left <= 0:
             return earlier
         tables = passes.read_tables(
             self._tasks, self._reader(config.quarantine.keep_raw), resources, ray.put(selection.without(done))
@@ -308,7 +310,6 @@ class Flow:
         redacted = passes.redacted(tables, config.pii, self._key, resources)
         filtered = passes.filtered(redacted, config.filter, ray.put(marked), decisions, resources)
         receipts = passes.stored(filtered, store, config.execution.rows_per_block, resources)
-        left = total - len(done)
         logger.info("%d rows to redact in up to %d processes, which load first", left, resources.num_actors)
         return [*earlier, *blocks_of(ray.get(passes.run_pass(receipts, "redacting and filtering", left)))]
 

@@ -6,7 +6,7 @@ only between a read task and the actor that redacts it, held back by Ray Data's 
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ logger = get_logger(__name__)
 _BATCHES_PER_BLOCK = 4
 _BLOCK_BYTES = 32 << 20
 _CPUS_FOR_ONE_READ = 16
+_ROWS_WORTH_AN_ACTOR = 500
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ class Resources:
     num_actors: int
     cpus_per_actor: float
     cpus_per_task: float
+    chosen: bool = False
+    """Whether the user gave the number of actors."""
+
+    def for_rows(self, num_rows: int) -> "Resources":
+        """No more actors than have a share of the rows that is worth loading an analyzer."""
+        enough = max(1, num_rows // _ROWS_WORTH_AN_ACTOR)
+        return self if self.chosen else replace(self, num_actors=min(self.num_actors, enough))
 
 
 def share_cpus(total_cpus: float, num_workers: int | None) -> Resources:
@@ -44,7 +52,8 @@ def share_cpus(total_cpus: float, num_workers: int | None) -> Resources:
     reserve = max(1.0, total_cpus / _CPUS_FOR_ONE_READ) if total_cpus > 1 else 0.5
     workers = num_workers or max(1, int(total_cpus))
     share = min(1.0, (total_cpus - reserve) / workers)
-    return Resources(workers, max(0.01, int(share * 100) / 100), 0.5 if total_cpus > 1 else 0.25)
+    per_actor, per_task = max(0.01, int(share * 100) / 100), 0.5 if total_cpus > 1 else 0.25
+    return Resources(workers, per_actor, per_task, chosen=num_workers is not None)
 
 
 def configure_ray_data() -> None:

@@ -35,9 +35,10 @@ _CONTENT = (s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA)
 class IdScanner:
     """Decides under which id a record is stored."""
 
-    def __init__(self, config: PiiConfig, key: bytes) -> None:
+    def __init__(self, config: PiiConfig, key: bytes, analyzer: Any = None) -> None:
+        """`analyzer`: one without NER, where there is one already."""
         self._config, self._hash = config, KeyedHash(key, GIVEN_ID)
-        self._analyzer: Any = None
+        self._analyzer = analyzer
 
     def stored(self, ids: Sequence[str], derived: Sequence[bool]) -> list[str]:
         """The ids as they are stored: a keyed hash where one was given and holds PII, else unchanged."""
@@ -85,7 +86,6 @@ class Redactor:
 
     def __init__(self, config: PiiConfig, key: bytes) -> None:
         self._config = config
-        self._ids = IdScanner(config, key)
         self._analyzer: Any = None
         self._replacer: Any = None
         if config.profile != "none":
@@ -95,6 +95,8 @@ class Redactor:
             self._analyzer = PiiAnalyzer(config)
             if config.replacement != "drop":
                 self._replacer = Replacer(config.replacement, key)
+        patterns_alone = self._analyzer is not None and not self._analyzer.uses_ner
+        self._ids = IdScanner(config, key, self._analyzer if patterns_alone else None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Redact one table."""

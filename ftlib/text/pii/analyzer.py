@@ -82,6 +82,11 @@ class PiiAnalyzer:
         """The entity types that are looked for."""
         return self._entities
 
+    @property
+    def uses_ner(self) -> bool:
+        """Whether names are found by a model, too."""
+        return any(self._ner.values())
+
     def versions(self) -> dict[str, str]:
         """The NER pipeline with its version, and the versions of the libraries that decide findings."""
         libraries = package_versions(("presidio-analyzer", "phonenumbers", "spacy"))
