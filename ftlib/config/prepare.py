@@ -219,6 +219,18 @@ class FilterConfig(Config):
     max_redacted_ratio: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of the words that are redaction tokens above which nothing is left to learn: `mostly_redacted`."""
 
+    languages: list[Language] = []
+    """Languages to keep, as ISO 639-1 codes; records found to be in another are dropped as `language`, those too short or mixed to tell are kept. Empty: all."""
+
+    max_boilerplate: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the text in sentences that come with every letter or page (disclaimers, unsubscribe and cookie notices, copyright lines) above which a record is `boilerplate`."""
+
+    templates: Literal["keep", "drop"] = "keep"
+    """Records with an unfilled variable such as `{{name}}`: kept, or dropped as `template`. The audit counts them."""
+
+    refusals: Literal["keep", "drop"] = "keep"
+    """Records whose answer is an assistant's refusal (`As an AI language model, I cannot …`): kept, or dropped as `refusal`."""
+
     label_conflicts: Literal["review", "keep"] = "review"
     """What happens to records of the same input with different labels or answers: held out for review, or kept."""
 

@@ -1,8 +1,9 @@
 """Quality filters on redacted text, each with the reason it gives.
 
 In: the texts of a record that are learnt from. Out: the first filter that says no, or None. All are cheap heuristics of
-the Gopher family (Rae et al. 2021, appendix A), and redaction tokens (`[REDACTED_PERSON]`, `[PERSON_1]`) count as one
-word and not as symbols, so that redaction alone does not get a record dropped.
+the Gopher and C4 families (Rae et al. 2021, appendix A; Raffel et al. 2020, section 2.2), and redaction tokens
+(`[REDACTED_PERSON]`, `[PERSON_1]`) count as one word and not as symbols, so that redaction alone does not get a record
+dropped.
 """
 
 import re
@@ -11,11 +12,41 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ftlib.config.prepare import FilterConfig
+from ftlib.text.hygiene import TEMPLATE, issues
+from ftlib.text.language import UNKNOWN, detect_language
 
-REASONS = ("too_short", "too_long", "mostly_redacted", "repetitive", "symbols")
+REASONS = (
+    "too_short", "too_long", "mostly_redacted", "repetitive", "symbols", "boilerplate", "template", "refusal",
+    "language",
+)  # fmt: skip
 _PLACEHOLDER = re.compile(r"\[(?:REDACTED_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_[0-9]+)\]")
 _TOKEN = re.compile(r"\[(?:REDACTED_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_[0-9]+)\]|\w+|[^\w\s]")
 _SYMBOL = re.compile(r"[^\w\s]|_")
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
+_MAIL = r"(?:e-?mail|message)"
+_BOILERPLATE = re.compile(
+    rf"this {_MAIL}(?: \w+){{0,6}} (?:is|are|may be|contains?) (?:\w+ ){{0,3}}(?:confidential|privileged|intended)|"
+    rf"if you (?:are not the intended|have received this {_MAIL} in error)|"
+    rf"please consider the environment before printing|this is an automat(?:ed|ic)(?:ally generated)? {_MAIL}|"
+    rf"do not reply to this {_MAIL}|\bunsubscribe\b|view (?:this (?:e-?mail )?)?in (?:your|a) browser|"
+    r"\b(?:we|this (?:web)?site) uses? cookies|\baccept (?:all )?cookies|all rights reserved|©|"
+    r"terms (?:of (?:use|service)|and conditions)[ |]+privacy policy|enable javascript|lorem ipsum",
+    re.IGNORECASE,
+)
+_BOILERPLATE_WORDS = (
+    "confidential", "privileged", "intended", "in error", "the environment", "automat", "do not reply", "unsubscribe",
+    "browser", "cookies", "reserved", "©", "privacy policy", "javascript", "lorem ipsum",
+)  # fmt: skip
+"""One of them is in every text that the expression matches, and to look for them costs a fiftieth."""
+_CANNOT = r"i(?: can(?:no|['’])t| am unable to| am not able to|['’]m unable to)"
+_REFUSAL = re.compile(
+    r"\W*(?:as an? (?:ai|artificial intelligence|large language|language model)|"
+    r"(?:i['’]?m|i am) (?:just |only )?an? (?:ai|(?:large )?language model)|"
+    rf"(?:(?:i['’]?m|i am) )?(?:very |so )?sorry,? (?:but )?(?:as an ai|{_CANNOT} "
+    r"(?:assist|help|fulfil|comply|provide|answer|continue|do that|generate|create))|"
+    rf"{_CANNOT} (?:assist|help|comply|fulfil\w*) (?:you )?with (?:that|this|your) request)",
+    re.IGNORECASE,
+)
 _MIN_REPETITION_WORDS = 20
 _MIN_SYMBOL_CHARS = 20
 
@@ -29,6 +60,7 @@ def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
     """The reason why a record is dropped, one of `REASONS`, or None."""
     if not config.enabled:
         return None
+    whole = "\n".join(texts)
     tokens = [tokenize(text) for text in texts]
     num_tokens = sum(map(len, tokens))
     words = [token for own in tokens for token in own if len(token) > 1 or token.isalnum()]
@@ -38,7 +70,11 @@ def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
         num_tokens > config.max_tokens,
         redacted > config.max_redacted_ratio * len(words),
         any(_repetition(own) > config.max_repetition for own in tokens),
-        symbol_ratio("\n".join(texts)) > config.max_symbol_ratio,
+        symbol_ratio(whole) > config.max_symbol_ratio,
+        boilerplate_ratio(whole) > config.max_boilerplate,
+        config.templates == "drop" and any(TEMPLATE in issues(text) for text in texts),
+        config.refusals == "drop" and is_refusal(texts[-1]),
+        bool(config.languages) and detect_language(whole) not in (*config.languages, UNKNOWN),
     )
     return next((reason for reason, failed in zip(REASONS, verdicts, strict=True) if failed), None)
 
@@ -69,6 +105,20 @@ def symbol_ratio(text: str) -> float:
     if len(bare) < _MIN_SYMBOL_CHARS:
         return 0.0
     return sum(1 for char in _SYMBOL.findall(bare) if char.isascii() or not _is_mark(char)) / len(bare)
+
+
+def boilerplate_ratio(text: str) -> float:
+    """Share of a text's characters in sentences or lines that come with every letter or page of a kind."""
+    lowered = text.lower()
+    if not any(word in lowered for word in _BOILERPLATE_WORDS):
+        return 0.0
+    sentences = _SENTENCE.findall(text)
+    return sum(len(sentence) for sentence in sentences if _BOILERPLATE.search(sentence)) / sum(map(len, sentences))
+
+
+def is_refusal(answer: str) -> bool:
+    """Whether an answer begins as an assistant's refusal, rather than as a person's no."""
+    return _REFUSAL.match(answer) is not None
 
 
 def _is_mark(char: str) -> bool:

@@ -30,6 +30,38 @@ def test_reason(text, reason):
     assert reason is None or reason in REASONS
 
 
+DISCLAIMER = (
+    "This e-mail and any attachments may be confidential. If you are not the intended recipient, delete it. "
+    "Please consider the environment before printing. © 2020 Acme Ltd, all rights reserved. "
+)
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "reason"),
+    [
+        ([DISCLAIMER], {}, "boilerplate"),
+        ([GOOD + "\n" + DISCLAIMER], {}, None),
+        ([DISCLAIMER], {"max_boilerplate": 1.0}, None),
+        ([GOOD, "Dear {{customer_name}}, your case is closed."], {"templates": "drop"}, "template"),
+        ([GOOD, "Dear {{customer_name}}, your case is closed."], {}, None),
+        ([GOOD, "I'm sorry, but I can't assist with that."], {"refusals": "drop"}, "refusal"),
+        ([GOOD, "As an AI language model, I have no bank account."], {"refusals": "drop"}, "refusal"),
+        ([GOOD, "As an AI language model, I have no bank account."], {}, None),
+        ([GOOD, "I am sorry, but we cannot refund an order after thirty days."], {"refusals": "drop"}, None),
+        ([GOOD], {"languages": ["de", "fr"]}, "language"),
+        ([GOOD], {"languages": ["en"]}, None),
+        (
+            ["Meine Rechnung ist falsch und ich möchte bitte wissen, warum das so ist."],
+            {"languages": ["en"]},
+            "language",
+        ),
+        (["Rechnung 4711 ok"], {"languages": ["en"]}, None),
+    ],
+)
+def test_filters_of_choice(texts, settings, reason):
+    assert failed_filter(texts, FilterConfig(**settings)) == reason
+
+
 def test_disabled():
     assert failed_filter(["x"], FilterConfig(enabled=False)) is None
 
