@@ -9,6 +9,7 @@ becomes a keyed hash when a pattern finds PII in it. A record whose scan raises 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -61,11 +62,18 @@ class IdScanner:
 
     def _load(self) -> Any:
         if self._analyzer is None:
-            from ftlib.text.pii.analyzer import PiiAnalyzer
-
             # Patterns alone: a model of names takes many a ticket number for a name.
-            self._analyzer = PiiAnalyzer(self._config.model_copy(update={"ner_engine": "none"}))
+            config = self._config.model_copy(update={"ner_engine": "none"})
+            self._analyzer = _analyzer_of_process(config.model_dump_json())
         return self._analyzer
+
+
+@lru_cache(maxsize=2)
+def _analyzer_of_process(config: str) -> Any:
+    """One for all tasks that a worker process runs."""
+    from ftlib.text.pii.analyzer import PiiAnalyzer
+
+    return PiiAnalyzer(PiiConfig.model_validate_json(config))
 
 
 def store_ids(blocks: Sequence[Any], config: PiiConfig, key: bytes) -> list[Any]:
