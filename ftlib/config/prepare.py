@@ -160,8 +160,8 @@ class DedupConfig(Config):
     enabled: bool = True
     """Whether duplicates are dropped."""
 
-    policy: Literal["first", "longest", "most_recent"] = "first"
-    """Which record of a cluster is kept: the first of the input, the longest, or the most recent by `recency_field`."""
+    policy: Literal["first", "longest", "quality", "most_recent"] = "first"
+    """Which record of a cluster is kept: the first of the input, the longest, the one with the least repetition, symbols, boilerplate and damage (`quality`), or the most recent by `recency_field`."""
 
     recency_field: str | None = None
     """Metadata field (a dotted path) with a date, for `policy: most_recent`; records without a date come last."""

@@ -6,7 +6,7 @@ texts of a table are hashed once. Cost: about 40 ns a character with 128 permuta
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ftlib.data.overlap import NOTHING, Overlap
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import Scheme, Shingles, band_keys, choose_bands, shingle, signatures
 from ftlib.text.normalize import normalize_all
+from ftlib.text.quality import quality
 
 NO_TIME = -(2**62)
 _LONG_CHARS = 1000
@@ -167,6 +168,9 @@ def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hashe
     }
 
 
+_ORDERS: dict[str, Callable[[str], int]] = {"longest": len, "quality": lambda text: round(1e6 * quality(text))}
+
+
 def _metadata_columns(table: pa.Table, texts: Sequence[str], settings: SignSettings) -> dict[str, np.ndarray]:
     """What the metadata says about order, group and age; the metadata is parsed where a field is named."""
     config, count = settings.dedup, len(texts)
@@ -187,8 +191,8 @@ def _metadata_columns(table: pa.Table, texts: Sequence[str], settings: SignSetti
         group = np.array([0 if value is None else hasher.uint64(value) for value in values], dtype=np.uint64)
     # The most recent first, those without a date last.
     order = -np.maximum(times(recency), NO_TIME + 1)
-    if config.policy == "longest":
-        order = -np.array([len(text) for text in texts], dtype=np.int64)
+    if config.policy in _ORDERS:
+        order = -np.array([_ORDERS[config.policy](text) for text in texts], dtype=np.int64)
     return {
         ORDER: order,
         GROUP: group,

@@ -79,6 +79,12 @@ def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
     return next((reason for reason, failed in zip(REASONS, verdicts, strict=True) if failed), None)
 
 
+def quality(text: str) -> float:
+    """How little of a text is repetition, symbols and boilerplate, 0 … 1; halved by each kind of damage (`hygiene`)."""
+    clean = (1 - repetition(text)) * (1 - symbol_ratio(text)) * (1 - boilerplate_ratio(text))
+    return float(clean * 0.5 ** len(issues(text)))
+
+
 def repetition(text: str) -> float:
     """Share of a text's words that lie in a 3-gram seen more than once; 0 below 20 words, where chance repeats."""
     return _repetition(tokenize(text))

@@ -3,7 +3,7 @@
 import pytest
 
 from ftlib.config.prepare import FilterConfig
-from ftlib.text.quality import REASONS, failed_filter, repetition, symbol_ratio, tokenize
+from ftlib.text.quality import REASONS, failed_filter, quality, repetition, symbol_ratio, tokenize
 
 GOOD = "My invoice of last month shows a charge that I do not recognise, please look into it and call me back."
 
@@ -60,6 +60,11 @@ DISCLAIMER = (
 )
 def test_filters_of_choice(texts, settings, reason):
     assert failed_filter(texts, FilterConfig(**settings)) == reason
+
+
+def test_the_cleaner_of_two_texts_has_the_higher_quality():
+    worse = [GOOD + "\n" + DISCLAIMER, GOOD + " !!!???***", f"{GOOD} {GOOD}", GOOD.replace("e", "\ufffd"), "<p>" + GOOD]
+    assert all(0 <= quality(text) < quality(GOOD) <= 1 for text in worse)
 
 
 def test_disabled():

@@ -54,6 +54,7 @@ def test_broken_and_no_rows():
     [
         ({}, [0, 1, 2, 3]),
         ({"policy": "longest"}, [3, 1, 0, 2]),
+        ({"policy": "quality"}, [0, 1, 2, 3]),
         ({"policy": "most_recent", "recency_field": "a.date"}, [2, 0, 1, 3]),
     ],
 )
