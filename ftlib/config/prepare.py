@@ -317,8 +317,20 @@ class MixConfig(Config):
     balance: Literal["none", "inverse_frequency"] = "none"
     """`inverse_frequency`: every label (or source) weighs the same in sum, before `weights`."""
 
+    synthetic_sources: list[str] = []
+    """Sources (names of input files, as in the report) whose records were generated rather than recorded."""
+
+    min_genuine: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Smallest share of train's weight that records of all other sources have; synthetic ones are weighed down until it holds."""
+
     replay: ReplayConfig | None = None
     """General data for training to mix in. The manifest and the report record it; `jobs.train` does not mix it in yet."""
+
+    @model_validator(mode="after")
+    def _floor_needs_sources(self) -> "MixConfig":
+        if self.min_genuine and not self.synthetic_sources:
+            raise ValueError("min_genuine needs mix.synthetic_sources, the inputs whose records were generated")
+        return self
 
 
 class QuarantineConfig(Config):

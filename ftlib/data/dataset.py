@@ -216,6 +216,7 @@ def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | 
         "split_group_column": config.split.group_column,
         "max_age_days": config.filter.max_age_days,
         "mix_balance": config.mix.balance,
+        "mix_min_genuine": config.mix.min_genuine,
         "seed": config.seed,
     }
 

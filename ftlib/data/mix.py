@@ -1,4 +1,4 @@
-"""Weights of kept rows: of duplicates that are weighed down, of labels or sources, and of their balance.
+"""Weights of kept rows: of weighed down duplicates, of labels or sources, of their balance, of synthetic records.
 
 In: sorted row keys with the hash of each row's label or source, and who duplicates whom. Out: a factor for each row by
 which its own weight is multiplied. Labels and sources weigh in train only: in validation or test they would bend the
@@ -73,6 +73,24 @@ def mix_factors(names: UInt64s, weights: np.ndarray, config: MixConfig) -> np.nd
     return factors
 
 
+def genuine_factors(sources: UInt64s, weights: np.ndarray, config: MixConfig) -> np.ndarray:
+    """Factors of `mix.min_genuine`; float64 [num_rows].
+
+    Args:
+        sources: hash of each train row's source.
+        weights: what each weighs by all else.
+        config: `mix`.
+    """
+    hashes = np.array(list(name_hashes(config.synthetic_sources, s.SOURCE).values()), dtype=np.uint64)
+    synthetic = np.isin(sources, hashes)
+    factors = np.ones(len(sources))
+    genuine, generated = weights[~synthetic].sum(), weights[synthetic].sum()
+    if generated > 0 and genuine > 0 and config.min_genuine > 0:
+        allowed = genuine * (1 - config.min_genuine) / config.min_genuine
+        factors[synthetic] = min(1.0, allowed / generated)
+    return factors
+
+
 @dataclass(frozen=True)
 class Mixed:
     """The assignment with its factors, and what is to be said about them."""
@@ -108,19 +126,29 @@ def mix_rows(
     mix, rows = config.mix, assignment.rows
     by_source = mix.weights_by == "source"
     train = assignment.splits == TRAIN
-    names = (source_hashes(rows, sources) if by_source else labels)[train]
-    missing = [
-        name
-        for name, hashed in name_hashes(mix.weights, s.SOURCE if by_source else s.LABEL).items()
-        if not (names == np.uint64(hashed)).any()
+    of_source = source_hashes(rows, sources)[train]
+    names = of_source if by_source else labels[train]
+    warnings = [
+        *_absent("weights", mix.weights_by, mix.weights, names),
+        *_absent("synthetic_sources", s.SOURCE, mix.synthetic_sources, of_source),
     ]
-    warnings = [f"mix.weights: no record of train has the {mix.weights_by} {name}" for name in sorted(missing)]
     weighed_down = config.dedup.enabled and config.dedup.action == "weight"
-    if not (weighed_down or mix.weights or mix.balance != "none"):
+    if not (weighed_down or mix.weights or mix.balance != "none" or mix.min_genuine):
         return Mixed(assignment, names, np.ones(len(names)), warnings)
     factors = cluster_factors(rows, clusters)
     factors[train] *= mix_factors(names, factors[train], mix)
+    factors[train] *= genuine_factors(of_source, factors[train], mix)
+    synthetic = name_hashes(mix.synthetic_sources, s.SOURCE).values()
+    if mix.min_genuine and np.isin(of_source, np.array(list(synthetic), dtype=np.uint64)).all():
+        warnings.append("mix.min_genuine cannot be held: no record of train is genuine")
     return Mixed(replace(assignment, factors=factors.astype(np.float32)), names, factors[train], warnings)
+
+
+def _absent(key: str, kind: str, wanted: Iterable[str], names: UInt64s) -> list[str]:
+    """A warning for each label or source that no record of train has."""
+    hashes = name_hashes(wanted, s.LABEL if kind == "label" else s.SOURCE)
+    missing = sorted(name for name, hashed in hashes.items() if not (names == np.uint64(hashed)).any())
+    return [f"mix.{key}: no record of train has the {kind} {name}" for name in missing]
 
 
 def mix_facts(names: UInt64s, weights: np.ndarray, known: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -150,6 +150,7 @@ def test_parallelism_is_no_part_of_the_result() -> None:
     ("section", "values", "message"),
     [
         ("dedup", {"policy": "most_recent"}, "recency_field"),
+        ("mix", {"min_genuine": 0.5}, "synthetic_sources"),
         ("dedup", {"threshold": 0.8, "drop_above": 0.7}, "must not be below threshold"),
         ("dedup", {"enabled": False, "against": ["x.jsonl"]}, "against needs dedup.enabled"),
         ("filter", {"max_age_days": 30}, "filter.reference_date"),

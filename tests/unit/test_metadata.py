@@ -7,7 +7,7 @@ import pytest
 
 from ftlib.config.prepare import FilterConfig, MixConfig
 from ftlib.data.metadata import canonical, to_seconds, value_at
-from ftlib.data.mix import cluster_factors, mix_factors, name_hashes, source_hashes
+from ftlib.data.mix import cluster_factors, genuine_factors, mix_factors, name_hashes, source_hashes
 from ftlib.data.overlap import CLEAN, EXACT_COPY, NOTHING, SHARED_NGRAM, overlap_of
 from ftlib.data.rowfacts import stale_rows
 from ftlib.data.sign import NO_TIME
@@ -105,6 +105,23 @@ def test_balance_gives_every_label_the_same_sum_and_weights_multiply():
     assert sums == pytest.approx([3.5, 3.5]) and even[-1] == 1
     both = mix_factors(names, already, MixConfig(balance="inverse_frequency", weights={"b": 3, "absent": 9}))
     assert both[6:].tolist() == pytest.approx([*(3 * even[6:8]), 1]) and both[:6].tolist() == even[:6].tolist()
+
+
+def test_synthetic_sources_are_weighed_down_to_the_floor_and_never_up():
+    hashes = name_hashes(["real", "made"], "source")
+    sources = np.array([hashes["real"]] * 2 + [hashes["made"]] * 8, dtype=np.uint64)
+    weights = np.array([3.0, 1.0] + [1.0] * 8)
+
+    def share(floor, synthetic=("made",)):
+        factors = genuine_factors(sources, weights, MixConfig(synthetic_sources=list(synthetic), min_genuine=floor))
+        assert (factors[:2] == 1).all()
+        return (weights * factors)[:2].sum() / (weights * factors).sum(), factors
+
+    assert share(0.5)[0] == pytest.approx(0.5) and share(0.9)[0] == pytest.approx(0.9)
+    assert (share(0.3)[1] == 1).all() and (share(0.0)[1] == 1).all()
+    assert (share(0.9, ("absent",))[1] == 1).all()
+    everything = genuine_factors(sources[2:], weights[2:], MixConfig(synthetic_sources=["made"], min_genuine=0.5))
+    assert (everything == 1).all()
 
 
 def test_sources_are_found_by_rank_where_a_file_was_empty():
