@@ -120,10 +120,14 @@ def decide(path: Path, threshold: float, layout: tuple[int, int, int]) -> tuple[
     return len(rows), sorted((row["id"], row["keeper_id"], row["reason"], row["score"]) for row in found)
 
 
+def id_of(number: int) -> str:
+    return f"{number:06d}"
+
+
 def check(similar: np.ndarray, threshold: float, num_rows: int, drops: list[Decision]) -> dict[str, Any]:
     dropped = {row[0] for row in drops}
     exact = [float(similar[int(row), int(keeper)]) for row, keeper, _, _ in drops]
-    kept = np.array(sorted({str(i) for i in range(len(similar))} - dropped), dtype=np.int64)
+    kept = np.array([row for row in range(len(similar)) if id_of(row) not in dropped], dtype=np.int64)
     between = similar[np.ix_(kept, kept)]
     expected = brute_force(similar, threshold)
     return {
@@ -158,7 +162,7 @@ def main() -> None:
                 results[name] = {"skipped": f"no file at {error.filename}"}
                 continue
             path = Path(folder, f"{name}.parquet")
-            ids = [f"{number:06d}" for number in range(len(texts))]
+            ids = [id_of(number) for number in range(len(texts))]
             pq.write_table(pa.table({"id": ids, "text": texts}), path, row_group_size=500)
             sets[name] = texts, similarities(texts), path
         decided: dict[tuple[str, float], list[tuple[int, list[Decision]]]] = {}

@@ -125,7 +125,7 @@ def datatrove_run(path: Path, folder: Path) -> Run:
     parts.mkdir()
     table = pq.read_table(path, columns=["text"])
     for number in range(2):
-        pq.write_table(table.take(range(number, table.num_rows, 2)), parts / f"{number}.parquet")
+        pq.write_table(table.take(list(range(number, table.num_rows, 2))), parts / f"{number}.parquet")
 
     def run() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as work:
