@@ -44,7 +44,8 @@ class Nodes:
         wanted = 1 + len(node_roots(self.head))
         while self.head.num_alive_nodes() > wanted and time.monotonic() < deadline:
             time.sleep(0.5)
-        if missing := self.count - len(node_roots(self.head)):
+        missing = self.count - min(len(node_roots(self.head)), self.head.num_alive_nodes() - 1)
+        if missing > 0:
             add_workers(self.head, missing, self.cpus)
 
 
@@ -97,7 +98,8 @@ def victims(kind: str, job: "subprocess.Popen[str]", head: Head, rng: random.Ran
     if kind == "node":
         return below(rng.choice(node_roots(head)), head)
     marked = (item.pid for item in find_marked(head.cluster_id, head.temp_dir))
-    working = sorted(pid for pid in marked if title(pid).startswith("ray::"))
+    # Ray's agents are part of a node, which ends with them.
+    working = sorted(pid for pid in marked if title(pid).startswith("ray::") and "Agent" not in title(pid))
     busy = [pid for pid in working if "IDLE" not in title(pid)]
     return {rng.choice(busy or working)} if working else set()
 
