@@ -39,7 +39,9 @@ def documents(data: Path, num_rows: int) -> list[str]:
     pages = np.array(table["page"].to_pylist())
     order = np.random.default_rng(0).permutation(np.unique(pages))
     chosen = np.isin(pages, order[: np.searchsorted(np.cumsum([np.sum(pages == page) for page in order]), num_rows)])
-    return table["text"].filter(pa.array(chosen)).to_pylist()
+    return [
+        text for text in table["text"].filter(pa.array(chosen)).to_pylist() if text.strip()
+    ]  # others are no records
 
 
 def tickets(data: Path, num_rows: int) -> list[str]:
