@@ -98,6 +98,8 @@ def refuse_first(compiled):
     return take
 
 
-@pytest.mark.parametrize("content", ["", "\x00", "a\x00b"])
-def test_odd_texts(content):
-    shared().candidates(content)
+@pytest.mark.parametrize("content", ["", "\x00", "a\x00b", "\x00abc"])
+def test_empty_texts_and_zero_bytes(content):
+    assert {n for n, pattern in enumerate(PATTERNS) if pattern.search(content)} <= set(shared().candidates(content))
+    zero = Prefilter([re.compile("\x00b"), re.compile("qq")])
+    assert zero.candidates(content) == ([0] if "\x00b" in content else [])

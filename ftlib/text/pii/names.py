@@ -168,12 +168,7 @@ def _rules() -> list[Rule]:
         ),
         Rule("ORGANIZATION", re.compile(_COMPANY), 0.7, accept=_names_one),
         Rule("ORGANIZATION", re.compile(_LOWER_COMPANY), 0.6),
-        Rule(
-            "ORGANIZATION",
-            re.compile(_EMPLOYER),
-            0.6,
-            accept=_no_term,
-        ),
+        Rule("ORGANIZATION", re.compile(_EMPLOYER), 0.6, accept=_no_term),
         Rule("ORGANIZATION", re.compile(_OFFICE), 0.6),
         Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6),
         Rule("LOCATION", re.compile(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),

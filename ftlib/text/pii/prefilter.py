@@ -1,8 +1,8 @@
 """Which of many expressions a text can match at all, told by one pass over it.
 
 Vectorscan (an open fork of Hyperscan) scans for the relaxed forms of all expressions at once, 300 characters in about
-10 µs; only the few that it names are then run as they are. A prefilter never changes a result. Its compiled form, two
-seconds of work, is kept under `FTLIB_HOME` for the next process.
+30 µs; only the few that it names are then run as they are. A prefilter never changes a result. Its compiled form, some
+five seconds of work, is kept under `FTLIB_HOME` for the next process.
 """
 
 import hashlib

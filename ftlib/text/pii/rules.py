@@ -5,6 +5,7 @@ neighbouring tokens is needed. Most expressions match no text: `PiiAnalyzer` ask
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,9 +35,9 @@ class ExpressionRecognizer(LocalRecognizer):  # type: ignore[misc]
     def load(self) -> None:
         """Nothing to load."""
 
+    @abstractmethod
     def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
         """What the expressions with these numbers find; the others are known not to match."""
-        raise NotImplementedError
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
         """Results of every expression whose entity is asked for."""
