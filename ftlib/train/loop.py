@@ -309,7 +309,7 @@ class _Run:
         if self.settings.objective.kind != "kto":
             return 0.0
         strategy, total = self.strategy, 0.0
-        training = strategy.module.training
+        training = self.model.training  # DeepSpeed's engine keeps none of its own
         strategy.module.eval()  # the estimate must not depend on who computes it, as dropout would
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
             known = data.preferences(batches[number])
