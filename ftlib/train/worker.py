@@ -67,8 +67,8 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
             objective.desirable_weight,
             objective.undesirable_weight,
         ),
-        replay_data=Path(work["folders"]["replay"]) if work["folders"]["replay"] else None,
-        replay_share=work["replay_share"],
+        replay_data=Path(work["folders"]["replay"]) if work["folders"].get("replay") else None,
+        replay_share=work.get("replay_share", 0.0),
         kind=method.kind,
         adapter=AdapterSpec(
             rank=method.rank,

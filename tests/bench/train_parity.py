@@ -121,7 +121,9 @@ def compare_trainer(root: Path, steps: int) -> dict[str, float]:
 
 
 def compare_zero(root: Path, steps: int) -> dict[str, float]:
-    cases = [(f"zero{stage}", stage, make_settings(root, kind, f"zero{stage}", steps)) for kind in KINDS for stage in STAGES]
+    cases = [
+        (f"zero{stage}", stage, make_settings(root, kind, f"zero{stage}", steps)) for kind in KINDS for stage in STAGES
+    ]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -164,7 +166,9 @@ def compare_packed(root: Path, steps: int) -> dict[str, float]:
             ids, positions = (torch.tensor(values).long()[None] for values in (pack.input_ids, pack.position_ids))
             starts = [*(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
             lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
-            alone = torch.cat([stock(input_ids=part, use_cache=False).logits for part in ids.split(lengths, dim=1)], dim=1)
+            alone = torch.cat(
+                [stock(input_ids=part, use_cache=False).logits for part in ids.split(lengths, dim=1)], dim=1
+            )
             inputs = {"input_ids": ids, "position_ids": positions, "use_cache": False}
             for name, logits in (
                 ("stock", stock(**inputs).logits),
@@ -202,7 +206,14 @@ def main() -> int:
     holds = all(value <= LIMIT for values in found.values() for value in values.values())
     print(
         json.dumps(
-            {"bench": "train_parity", "steps": arguments.steps, "packs": num_packs, "limit": LIMIT, **found, "holds": holds}
+            {
+                "bench": "train_parity",
+                "steps": arguments.steps,
+                "packs": num_packs,
+                "limit": LIMIT,
+                **found,
+                "holds": holds,
+            }
         )
     )
     return 0 if holds else 1

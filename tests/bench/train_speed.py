@@ -34,7 +34,10 @@ from typing import Any
 from tests.bench.alternate import Contender, Step, Turn, alternate
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-SETS = (("medical/medquad_3000.jsonl.gz", "input", "output"), ("tickets/bitext_support_6480.jsonl.gz", "instruction", "response"))
+SETS = (
+    ("medical/medquad_3000.jsonl.gz", "input", "output"),
+    ("tickets/bitext_support_6480.jsonl.gz", "instruction", "response"),
+)
 LIMITS = {
     "step_vs_trainer": 1.0,
     "step_vs_sft": 1.05,
@@ -174,7 +177,10 @@ def compare_steps(root: Path, model: Path, rows: list[dict[str, Any]], options: 
 
     tokenizer, length = load_tokenizer(model), options.step_tokens
     texts = [f"{row['messages'][0]['content']} {row['messages'][1]['content']}" for row in rows]
-    plain = [{"id": str(at), "messages": None, "text": " ".join(texts[at : at + 40]), "weight": None} for at in range(0, 2000, 40)]
+    plain = [
+        {"id": str(at), "messages": None, "text": " ".join(texts[at : at + 40]), "weight": None}
+        for at in range(0, 2000, 40)
+    ]
     found: dict[str, Any] = {}
     for name, records in (("packs", rows[:2000]), ("text", plain)):
         split = write_split(root / name, records, tokenizer, length)
@@ -290,7 +296,9 @@ def _ray_run(values: dict[str, Any]) -> None:
     from ftlib.runtime.cluster import connect
     from ftlib.train.driver import run_training
 
-    config = TrainConfig.model_validate(values | {"cluster": {"address": "local", "num_cpus": int(values["scaling"]["cpus_per_worker"]) + 1}})
+    config = TrainConfig.model_validate(
+        values | {"cluster": {"address": "local", "num_cpus": int(values["scaling"]["cpus_per_worker"]) + 1}}
+    )
     with connect(config.cluster):
         run_training(config)
 
@@ -366,7 +374,11 @@ def main() -> int:
             found[name] = PARTS[name](root, model, rows, options)
             print(name, json.dumps(found[name]), flush=True)
     missed = misses(found)
-    print(json.dumps({"bench": "train_speed", "model": options.model, "threads": options.threads, **found, "missed": missed}))
+    print(
+        json.dumps(
+            {"bench": "train_speed", "model": options.model, "threads": options.threads, **found, "missed": missed}
+        )
+    )
     return 1 if missed else 0
 
 
