@@ -18,7 +18,8 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
-from ftlib.train.layout import ADAPTER, CONFIG, METRICS, MODEL, RAY, TOKENS
+from ftlib.train.continued import adopt_adapter
+from ftlib.train.layout import ADAPTER, CONFIG, METRICS, MODEL, RAY, TOKENIZER, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
 
 logger = get_logger(__name__)
@@ -55,6 +56,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
         DivergedError: loss or gradient became infinite or not a number.
     """
     started = time.time()
+    config = adopt_adapter(config)
     inputs = check_run(config)
     key, resume_key = run_keys(config, inputs)
     run_id = config.output.run_id or f"run-{key}"
@@ -87,6 +89,8 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
     settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run"})
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
+    if settings["method"].pop("adapter"):
+        sources["adapter"] = str(inputs.adapter_sha256)
     resumable = {name: value for name, value in settings.items() if name != "parallel"}
     return work_key(KIND, settings, sources), fingerprint([resumable, sources])
 
@@ -95,13 +99,17 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
     """Tokenise both splits; returns what every worker gets."""
     from ftlib.data.pack import PackedSplit
     from ftlib.data.tokenize import TokenizeSettings, tokenize_split
+    from ftlib.models.vocabulary import save_grown_tokenizer
     from ftlib.train.schedule import num_steps
 
     cache = local_path(join(config.output.path, TOKENS))
     folders: dict[str, str | None] = {"val": None}
+    tokenizer = inputs.model_folder
+    if config.method.new_tokens:
+        tokenizer = save_grown_tokenizer(inputs.model_folder, config.method.new_tokens, run_dir / TOKENIZER)
     for split, files in inputs.files.items():
         settings = TokenizeSettings(
-            tokenizer_folder=str(inputs.model_folder),
+            tokenizer_folder=str(tokenizer),
             max_seq_len=config.train.max_seq_len,
             packing=config.data.packing,
             max_unsupervised=config.data.max_unsupervised,
@@ -115,6 +123,7 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
         "config": config.resolved(),
         "run_dir": str(run_dir),
         "folders": folders,
+        "tokenizer": str(tokenizer),
         "total_steps": steps,
         "resume_key": resume_key,
         "counts": data.info | {"num_steps": steps},

@@ -22,10 +22,10 @@ import torch
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.data.pack import PackedSplit
-from ftlib.models.adapt import AdapterSpec, add_adapter
-from ftlib.models.load import load_model, load_tokenizer
-from ftlib.train.attention import use_packed_attention
+from ftlib.models.adapt import AdapterSpec
+from ftlib.models.load import load_tokenizer
 from ftlib.train.batches import MicroBatch, collate, micro_batch_loss
+from ftlib.train.build import build_model
 from ftlib.train.checkpoint import Checkpoint, list_checkpoints, mark_best, prune_checkpoints, save_checkpoint
 from ftlib.train.metrics import MetricsWriter, step_line
 from ftlib.train.result import export_result
@@ -54,6 +54,15 @@ class LoopSettings:
     kind: str = "lora"
     """`lora`, `qlora` or `full`."""
     adapter: AdapterSpec = field(default_factory=AdapterSpec)
+    adapter_folder: Path | None = None
+    """An adapter to go on from, instead of a new one of `adapter`."""
+    tokenizer_folder: Path | None = None
+    """The tokenizer that made the tokens, where it is not the model's own."""
+    new_tokens: tuple[str, ...] = ()
+    """What `tokenizer_folder` has more than the model's own tokenizer."""
+    quantize_bits: int = 4
+    """Of the frozen base under `qlora`: 4 or 8."""
+    neftune_alpha: float | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     batch_size: int = 16
     """Packs per optimiser step over all ranks."""
@@ -106,8 +115,8 @@ class _Run:
 
     def run(self) -> Outcome:
         started = time.monotonic()
-        self.tokenizer = load_tokenizer(self.settings.model_folder)
-        self.model = self._build_model()
+        self.tokenizer = load_tokenizer(self.settings.tokenizer_folder or self.settings.model_folder)
+        self.model, self.by_sequence = build_model(self.settings, self.strategy, self.data)
         self.strategy.prepare(self.model, self.settings.optimizer, self.settings.precision, self.accumulation)
         step = self._resume()
         self.writer = MetricsWriter(self.settings.run_dir, step) if self.is_main else None
@@ -120,21 +129,6 @@ class _Run:
             )  # fmt: skip
         status = self._steps(step)
         return self._finish(status)
-
-    def _build_model(self) -> Any:
-        settings, strategy = self.settings, self.strategy
-        adapted = settings.kind != "full"
-        dtype = strategy.load_dtype(settings.precision, frozen_base=adapted)
-        with strategy.loading(settings.precision):
-            model = load_model(settings.model_folder, dtype, _load_device(strategy), four_bit=settings.kind == "qlora")
-        model.config.use_cache = False
-        self.by_sequence = use_packed_attention(model, strategy.device)
-        if settings.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        if adapted:
-            torch.manual_seed(settings.seed)  # the same first weights on every rank
-            model = add_adapter(model, settings.adapter)
-        return model.train()
 
     def _resume(self) -> int:
         """Take up the newest whole checkpoint; returns the steps done."""
@@ -289,10 +283,6 @@ def _due(step: int, every: int | None) -> bool:
 
 def _numel(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _load_device(strategy: Strategy) -> torch.device:
-    return torch.device("cpu") if strategy.sharded_forward else strategy.device
 
 
 def _memory_gb(device: torch.device) -> float:
