@@ -223,6 +223,24 @@ class ScalingConfig(Config):
     """Worker failures after which the run goes on from the last checkpoint."""
 
 
+class ExportConfig(Config):
+    """Copies of the result in other formats, written below `export/` in the run's folder when training has ended."""
+
+    merged: bool = False
+    """Base and adapter as one safetensors model, checked against the adapter's logits in float32."""
+
+    gguf: list[Literal["f32", "f16", "q8_0", "q4_0"]] = []
+    """GGUF files for llama.cpp (Llama, Qwen2 and Qwen3 models). `q8_0` has 8 bits a weight, `q4_0` 4; what each costs in validation loss is measured."""
+
+    onnx: bool = False
+    """ONNX (needs the extra `onnx`), checked against the model's logits."""
+
+    @property
+    def formats(self) -> list[str]:
+        """Names of the formats that are wanted."""
+        return ["merged"] * self.merged + list(dict.fromkeys(self.gguf)) + ["onnx"] * self.onnx
+
+
 class RunOutputConfig(OutputConfig):
     """The folder of runs."""
 
@@ -256,6 +274,9 @@ class TrainConfig(JobConfig):
 
     scaling: ScalingConfig = ScalingConfig()
     """Workers."""
+
+    export: ExportConfig = ExportConfig()
+    """Further formats of the result."""
 
     dry_run: bool = False
     """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""

@@ -15,7 +15,7 @@ from ftlib.core.fingerprints import folder_sha256
 from ftlib.models.adapt import check_adapter
 from ftlib.models.chat import stop_token_ids
 from ftlib.models.load import load_model, load_tokenizer, pick_dtype
-from ftlib.models.vocabulary import grow_embeddings, num_rows_of
+from ftlib.models.vocabulary import beside_token_rows, grow_embeddings, num_rows_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class ModelRunner:
             self._grow(name, path, num_rows)
         # autocast_adapter_dtype=False: the adapter computes in the base's dtype, without casts in every layer.
         if isinstance(self.model, PeftModel):
-            self.model.load_adapter(str(path), internal, autocast_adapter_dtype=False)
+            with beside_token_rows(self.model, path):
+                self.model.load_adapter(str(path), internal, autocast_adapter_dtype=False)
         else:
             self.model = PeftModel.from_pretrained(self.model, str(path), internal, autocast_adapter_dtype=False)
         self.model.eval()

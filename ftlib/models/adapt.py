@@ -11,7 +11,7 @@ from typing import Any
 from ftlib.core.errors import UserError
 from ftlib.core.storage import exists, join, local_path, read_json
 from ftlib.models.source import read_config
-from ftlib.models.vocabulary import grow_embeddings, num_rows_of, token_modules
+from ftlib.models.vocabulary import beside_token_rows, grow_embeddings, num_rows_of, token_modules
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -154,7 +154,8 @@ def load_adapter(
         grow_embeddings(model, num_rows_of(Path(folder)))
         if not isinstance(model, PeftModel):
             return PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable, config=config)
-        model.load_adapter(str(folder), name, is_trainable=trainable)
+        with beside_token_rows(model, Path(folder)):
+            model.load_adapter(str(folder), name, is_trainable=trainable)
         return model
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(

@@ -5,7 +5,8 @@ rows are the only ones of the embeddings that train (PEFT's `trainable_token_ind
 brings them along; in full training all rows do. Padding and end tokens keep their ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def num_rows_of(adapter: Path) -> int:
     indices = read_json(str(adapter / "adapter_config.json")).get("trainable_token_indices") or []
     rows = indices if isinstance(indices, list) else [row for rows in indices.values() for row in rows]
     return max(rows, default=-1) + 1
+
+
+@contextmanager
+def beside_token_rows(model: Any, adapter: Path) -> Iterator[None]:
+    """Context in which PEFT loads an adapter without token rows beside one that has them.
+
+    PEFT (0.21) looks in every adapter's file for the rows that any of them trains.
+    """
+    wrappers = [module for module in model.modules() if hasattr(module, "token_adapter")]
+    if num_rows_of(adapter):
+        wrappers = []
+    for wrapper in wrappers:
+        wrapper.adapter_state_dict_load_map = lambda name: {}
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            del wrapper.adapter_state_dict_load_map
 
 
 def _embedding_layers(model: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
 from ftlib.train.continued import adopt_adapter
+from ftlib.train.export import with_exports
 from ftlib.train.layout import ADAPTER, CONFIG, METRICS, MODEL, RAY, TOKENIZER, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
 
@@ -63,7 +64,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     run_dir = local_path(join(config.output.path, run_id))
     if (found := finished(str(run_dir), key)) and not (found["stopped_early"] and on_eval is None):
         logger.info("run %s is finished already: %s", run_id, run_dir)
-        return _result(run_id, run_dir, found)
+        return _finish(config, inputs, run_dir, found)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / MANIFEST).unlink(missing_ok=True)
     write_json(str(run_dir / CONFIG), config.resolved())
@@ -76,9 +77,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
             f"training diverged at step {outcome['step']} ({values}): lower optim.learning_rate "
             f"({config.optim.learning_rate:g}) or raise optim.warmup_fraction. Records: {run_dir / METRICS}"
         )
-    manifest = _manifest(config, inputs, work, outcome, key=key, started=started)
-    write_manifest(str(run_dir), manifest)
-    return _result(run_id, run_dir, manifest)
+    return _finish(config, inputs, run_dir, _manifest(config, inputs, work, outcome, key=key, started=started))
 
 
 def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
@@ -86,7 +85,7 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
 
     The number of workers changes no result, so it is in neither; how the model is spread is in the first only.
     """
-    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run"})
+    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "export", "dry_run"})
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
     if settings["method"].pop("adapter"):
@@ -195,12 +194,23 @@ def _manifest(
         result=result,
         result_sha256=tree_sha256(contents),
         dataset={"path": config.data.path, "key": inputs.data_key},
+        tokens=work["folders"],
         val_loss=outcome["val_loss"],
         metrics=outcome["metrics"],
         best=outcome["best"],
         num_steps=outcome["step"],
         stopped_early=outcome["status"] == "stopped",
     )
+
+
+def _finish(config: TrainConfig, inputs: RunInputs, run_dir: Path, manifest: dict[str, Any]) -> TrainResult:
+    """Export what is wanted and not there yet, and write the manifest that says so."""
+    if not (run_dir / MANIFEST).exists():
+        write_manifest(str(run_dir), manifest)  # the result stands even if an export fails
+    exported = with_exports(run_dir, manifest, inputs.model_folder, config.export.formats)
+    if exported is not manifest:
+        write_manifest(str(run_dir), exported)
+    return _result(run_dir.name, run_dir, exported)
 
 
 def _result(run_id: str, run_dir: Path, manifest: dict[str, Any]) -> TrainResult:

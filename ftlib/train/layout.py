@@ -13,5 +13,7 @@ INITIAL = "initial_adapter"
 
 TOKENS = ".tokens"
 """Packed splits, shared by all runs of a folder."""
+EXPORT = "export"
+"""The result in other formats, a folder each."""
 RAY = ".ray"
 """Ray Train's own files."""

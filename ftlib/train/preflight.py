@@ -8,6 +8,7 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
 from ftlib.train.continued import adopt_adapter
+from ftlib.train.export import check_formats
 
 logger = get_logger(__name__)
 
@@ -40,6 +41,8 @@ def check_run(config: TrainConfig) -> RunInputs:
     config = adopt_adapter(config)
     _check_model(config, folder)
     adapter = config.method.adapter
+    if config.export.formats:
+        check_formats(config.export.formats, folder, folder, whole=config.method.kind == "full")
     return RunInputs(
         files={split: prepared.files(split) for split, count in counts.items() if count},
         data_key=prepared.training_key,

@@ -21,6 +21,9 @@ CASES = {
     "zero3": ("lora", 3),
     "full-zero2": ("full", 2),
     "full-zero3": ("full", 3),
+    "methods-ddp": ("methods", 0),
+    "methods-zero2": ("methods", 2),
+    "lora-plus-zero3": ("lora-plus", 3),
     "resumed-zero2": ("lora", 2),
     "resumed-zero3": ("lora", 3),
 }
@@ -61,10 +64,18 @@ def runs(tmp_path_factory, tiny_model, tokenizer):
         settings = loop_settings(root / name, tiny_model, data, val)
         # Of 49,152 embedding rows most get gradients of rounding size; a larger epsilon keeps Adam from magnifying it.
         options = replace(settings.optimizer, eps=1e-4) if kind == "full" else settings.optimizer
-        return replace(settings, kind=kind, optimizer=options)
+        settings = replace(settings, kind="full" if kind == "full" else "lora", optimizer=options)
+        spec = settings.adapter
+        if kind == "lora-plus":
+            settings = replace(settings, optimizer=replace(options, lora_plus_ratio=8.0), neftune_alpha=5.0)
+        if kind == "methods":
+            settings = replace(
+                settings, adapter=replace(spec, init="pissa", use_dora=True), new_tokens=("refund card",)
+            )
+        return settings
 
     settings = {name: case(name, kind) for name, (kind, _) in CASES.items()}
-    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full")}
+    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full", "lora-plus", "methods")}
     for one in alone.values():
         train_alone(one)
     for spread in settings.values():
@@ -98,7 +109,7 @@ def test_two_ranks_equal_one_process(runs, name):
     ):
         expected = [record[field] for record in records(alone, record_kind)]
         assert [record[field] for record in records(spread, record_kind)] == pytest.approx(expected, rel=tolerance)
-    result = "adapter/adapter_model.safetensors" if kind == "lora" else "model/model.safetensors"
+    result = "model/model.safetensors" if kind == "full" else "adapter/adapter_model.safetensors"
     expected, found = load_file(alone / result), load_file(spread / result)
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():

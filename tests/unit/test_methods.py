@@ -1,18 +1,23 @@
 """Ways to adapt a model: what is exported is what was trained, on the unchanged base, and resume rebuilds it."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from ftlib.config.train import ModelConfig, TrainConfig
 from ftlib.core.errors import UserError
 from ftlib.data.pack import PackedSplit
+from ftlib.inference.runner import ModelRunner
 from ftlib.models.adapt import AdapterSpec, add_adapter, check_adapter, load_adapter
 from ftlib.models.export import save_adapter
 from ftlib.models.load import load_model, load_tokenizer
 from ftlib.models.vocabulary import add_token_rows, save_grown_tokenizer
+from ftlib.train.continued import adopt_adapter
 from ftlib.train.loop import _Run
 from ftlib.train.noise import token_lengths
 from ftlib.train.strategy import SingleProcess, make_adamw, set_rate
@@ -228,3 +233,121 @@ def test_what_fits_no_module_is_refused(case, spec, message):
 def test_token_that_the_model_has_is_refused(case, tmp_path):
     with pytest.raises(UserError, match=r"method\.new_tokens: 'the' is a single token"):
         save_grown_tokenizer(case[0].model_folder, ["the"], tmp_path / "grown")
+
+
+def random_adapter(case, folder, tokens=(), seed=0):
+    """An adapter whose weights are all random, saved to a folder with its tokenizer."""
+    model_folder = case[0].model_folder
+    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    ids = add_token_rows(model, tokenizer, tokens)
+    model = add_adapter(model, AdapterSpec(rank=2, token_ids=tuple(ids)))
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.5)
+    folder.mkdir(parents=True)
+    save_adapter(model, dict(model.named_parameters()), tokenizer, folder, str(model_folder))
+    return model.eval()
+
+
+@torch.no_grad()
+def test_runner_serves_adapters_with_and_without_new_tokens(case, tmp_path):
+    models = {
+        "grown": random_adapter(case, tmp_path / "grown", NEW_TOKENS, 1),
+        "longer": random_adapter(case, tmp_path / "longer", ("warehouse order", *NEW_TOKENS), 2),
+        "plain": random_adapter(case, tmp_path / "plain", (), 3),
+        None: load_model(case[0].model_folder),
+    }
+    runner = ModelRunner.load(case[0].model_folder, "float32")
+    ids = torch.tensor([[5, 6, 7, 8]])
+
+    def check(*names):
+        for name in names:
+            runner.use(name)
+            expected, found = models[name](ids).logits, runner.model(ids).logits
+            torch.testing.assert_close(found[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-5)
+            assert (found[..., expected.shape[-1] :] == -torch.inf).all()
+
+    for name in ("grown", "plain", "longer"):
+        runner.load_adapter(name, tmp_path / name)
+    check("longer", "grown", None, "plain", "grown")
+    assert runner.tokenizer_of("grown").decode([49152]) == NEW_TOKENS[0]
+    assert runner.tokenizer_of("longer").decode([49152]) == "warehouse order"
+    assert runner.tokenizer_of("plain") is runner.tokenizer
+    runner.unload_adapter("longer")
+    check("grown", "plain", None)
+    for name in ("grown", "plain"):
+        runner.unload_adapter(name)
+    check(None)
+
+
+def train_config(case, **method):
+    return TrainConfig.model_validate(
+        {
+            "data": {"path": "d"},
+            "output": {"path": "o"},
+            "model": {"source": str(case[0].model_folder)},
+            "method": method,
+        }
+    )
+
+
+def test_configuration_takes_over_what_the_adapter_decides(case, tmp_path):
+    random_adapter(case, tmp_path / "adapter", NEW_TOKENS)
+    config = adopt_adapter(train_config(case, adapter=str(tmp_path), dropout=0.1))
+    method = config.method
+    assert (method.rank, method.alpha, method.new_tokens) == (2, 4, list(NEW_TOKENS))
+    assert (method.dropout, method.adapter) == (0.1, str(tmp_path / "adapter"))
+    assert adopt_adapter(config) == config
+    adopt_adapter(train_config(case, adapter=str(tmp_path), rank=2, target_modules="all-linear"))
+    with pytest.raises(UserError, match=r"method\.rank 8 is not 2"):
+        adopt_adapter(train_config(case, adapter=str(tmp_path), rank=8))
+
+
+def test_adapter_of_another_tokenizer_template_or_base_is_refused(case, smollm2, tmp_path):
+    random_adapter(case, tmp_path / "adapter")
+    config = train_config(case, adapter=str(tmp_path / "adapter"))
+    with pytest.raises(UserError, match="another base"):
+        adopt_adapter(config.model_copy(update={"model": ModelConfig(source=str(smollm2))}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"base": {"source": "other", "fingerprint": "0"}}))
+    with pytest.raises(UserError, match="trained on other, whose content"):
+        adopt_adapter(config)
+    (tmp_path / "manifest.json").unlink()
+    template = tmp_path / "adapter" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(UserError, match="chat template is another"):
+        adopt_adapter(config)
+    vocabulary = tmp_path / "adapter" / "tokenizer.json"
+    changed = json.loads(vocabulary.read_text())
+    words = changed["model"]["vocab"]
+    words["the"], words["and"] = words["and"], words["the"]
+    vocabulary.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="tokenizer is another"):
+        adopt_adapter(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "full", "use_dora": True}, r"method\.use_dora is about adapters"),
+        ({"kind": "full", "adapter": "a"}, r"method\.adapter is about adapters"),
+        ({"bits": 8}, r"method\.bits 8 quantises the base of method\.kind qlora"),
+        ({"kind": "qlora", "init": "pissa_niter_8"}, r"method\.init pissa_niter_8 changes the base"),
+        ({"adapter": "a", "init": "eva"}, r"method\.init eva: first weights come from"),
+        ({"init": "orthogonal", "rank": 5}, r"orthogonal needs an even method\.rank"),
+        ({"init": "pissa_niter_0"}, r"method\.init"),
+        ({"new_tokens": ["a", "a"]}, r"method\.new_tokens must be words"),
+        ({"target_parameters": ["w"], "dropout": 0.1}, r"method\.dropout 0\.1 is not possible"),
+        ({"target_parameters": ["w"], "init": "eva"}, r"method\.init eva is not possible"),
+    ],
+)
+def test_settings_that_exclude_each_other(case, changes, message):
+    with pytest.raises(ValidationError, match=message):
+        train_config(case, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"init": "eva"}, {"init": "olora"}, {"new_tokens": ["a"]}])
+def test_sharded_weights_exclude_what_needs_them_whole(case, changes):
+    values = train_config(case, **changes).model_dump() | {"parallel": {"zero_stage": 3}}
+    with pytest.raises(ValidationError, match=r"zero_stage 1 or 2"):
+        TrainConfig.model_validate(values)
