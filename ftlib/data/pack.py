@@ -117,6 +117,11 @@ class PackedSplit:
         return list(dict.fromkeys(found))
 
     @property
+    def holds_preferences(self) -> bool:
+        """Whether its samples compare answers."""
+        return self._samples is not None
+
+    @property
     def desirable(self) -> npt.NDArray[np.bool_]:
         """Of preferences: whether each sample's answer is desirable, bool[p]."""
         if self._samples is None:

@@ -23,10 +23,10 @@ import torch
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.models.adapt import AdapterSpec, add_adapter
-from ftlib.models.load import load_model, load_tokenizer
-from ftlib.train.attention import use_packed_attention
+from ftlib.models.adapt import AdapterSpec
+from ftlib.models.load import load_tokenizer
 from ftlib.train.batches import Forward
+from ftlib.train.build import build_model
 from ftlib.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint
 from ftlib.train.head import find_loss_head
 from ftlib.train.metrics import MetricsWriter, step_line
@@ -64,6 +64,15 @@ class LoopSettings:
     kind: str = "lora"
     """`lora`, `qlora` or `full`."""
     adapter: AdapterSpec = field(default_factory=AdapterSpec)
+    adapter_folder: Path | None = None
+    """An adapter to go on from, instead of a new one of `adapter`."""
+    tokenizer_folder: Path | None = None
+    """The tokenizer that made the tokens, where it is not the model's own."""
+    new_tokens: tuple[str, ...] = ()
+    """What `tokenizer_folder` has more than the model's own tokenizer."""
+    quantize_bits: int = 4
+    """Of the frozen base under `qlora`: 4 or 8."""
+    neftune_alpha: float | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     batch_size: int = 16
     """Packs per optimiser step over all ranks."""
@@ -134,13 +143,13 @@ class _Run:
     def run(self) -> Outcome:
         started = time.monotonic()
         settings, strategy = self.settings, self.strategy
-        self.tokenizer = load_tokenizer(settings.model_folder)
+        self.tokenizer = load_tokenizer(settings.tokenizer_folder or settings.model_folder)
         self._open_data()
-        self.model = self._build_model()
+        self.model, by_sequence = build_model(settings, strategy, self.data)
         accumulation = math.ceil(self.num_micro / strategy.world_size)
         strategy.prepare(self.model, settings.optimizer, settings.precision, accumulation)
         head = find_loss_head(self.model) if settings.chunked_loss else None
-        self.forward = Forward(strategy.module, head, self.by_sequence)
+        self.forward = Forward(strategy.module, head, by_sequence)
         self._know_reference()
         step = self._resume()
         self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
@@ -166,21 +175,6 @@ class _Run:
         own, *replayed = self.data.sizes
         replay_share = settings.replay_share if replayed else 0.0
         self.stream = SampleStream(own, settings.batch_size, settings.seed, sum(replayed), replay_share)
-
-    def _build_model(self) -> Any:
-        settings, strategy = self.settings, self.strategy
-        adapted = settings.kind != "full"
-        dtype = strategy.load_dtype(settings.precision, frozen_base=adapted)
-        with strategy.loading(settings.precision):
-            model = load_model(settings.model_folder, dtype, _load_device(strategy), four_bit=settings.kind == "qlora")
-        model.config.use_cache = False
-        self.by_sequence = use_packed_attention(model, strategy.device)
-        if settings.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        if adapted:
-            torch.manual_seed(settings.seed)  # the same first weights on every rank
-            model = add_adapter(model, settings.adapter)
-        return model.train()
 
     def _know_reference(self) -> None:
         """Have the log-likelihoods that preferences are compared with: those of the model that the run starts from."""
@@ -404,10 +398,6 @@ def _due(step: int, every: int | None) -> bool:
 
 def _numel(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _load_device(strategy: Strategy) -> torch.device:
-    return torch.device("cpu") if strategy.sharded_forward else strategy.device
 
 
 def _memory_gb(device: torch.device) -> float:

@@ -51,7 +51,7 @@ class Samples:
 
     def collate(self, samples: list[int], part: int | None = None) -> MicroBatch:
         """The tensors of a micro-batch; `part`: of one sequence of every sample alone."""
-        packs = [self._pack(sample) for sample in samples]
+        packs = [self.pack(sample) for sample in samples]
         if part is not None:
             packs = [pack.only(part) for pack in packs]
         return collate(packs, self._pad_id, self._device)
@@ -67,7 +67,8 @@ class Samples:
             desirable=torch.from_numpy(desirable).to(self._device),
         )
 
-    def _pack(self, sample: int) -> Pack:
+    def pack(self, sample: int) -> Pack:
+        """One sample's tokens."""
         split, index = self._find(sample)
         return split[index]
 

@@ -40,7 +40,6 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
 
 def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     """The loop's settings on this node: the model's folder is found (or fetched) here."""
-    from ftlib.models.adapt import AdapterSpec
     from ftlib.models.load import pick_dtype
     from ftlib.models.source import resolve_source
     from ftlib.train.loop import LoopSettings
@@ -49,7 +48,6 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     from ftlib.train.strategy import OptimizerSettings
 
     method, optim, loop, objective = config.method, config.optim, config.train, config.objective
-    targets = method.target_modules
     return LoopSettings(
         run_dir=Path(work["run_dir"]),
         model_folder=resolve_source(config.model.source, config.model.revision),
@@ -70,14 +68,15 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         replay_data=Path(work["folders"]["replay"]) if work["folders"].get("replay") else None,
         replay_share=work.get("replay_share", 0.0),
         kind=method.kind,
-        adapter=AdapterSpec(
-            rank=method.rank,
-            alpha=method.alpha,
-            dropout=method.dropout,
-            target_modules=targets if isinstance(targets, str) else tuple(targets),
-            use_rslora=method.use_rslora,
+        adapter=_adapter_spec(method),
+        adapter_folder=Path(method.adapter) if method.adapter else None,
+        tokenizer_folder=Path(work["tokenizer"]) if method.new_tokens else None,
+        new_tokens=tuple(method.new_tokens),
+        quantize_bits=method.bits,
+        neftune_alpha=method.neftune_alpha,
+        optimizer=OptimizerSettings(
+            optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.max_grad_norm, method.lora_plus_ratio
         ),
-        optimizer=OptimizerSettings(optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.max_grad_norm),
         batch_size=loop.global_batch_size,
         micro_batch_size=loop.micro_batch_size,
         precision=pick_dtype(loop.precision, device),
@@ -89,6 +88,24 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         early_stopping_min_delta=loop.early_stopping_min_delta,
         chunked_loss=loop.chunked_loss,
         seed=config.seed,
+    )
+
+
+def _adapter_spec(method: Any) -> Any:
+    from ftlib.models.adapt import AdapterSpec
+
+    targets = method.target_modules
+    return AdapterSpec(
+        rank=method.rank,
+        alpha=method.alpha,
+        dropout=method.dropout,
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        init=method.init,
+        rank_pattern=method.rank_pattern,
+        alpha_pattern=method.alpha_pattern,
+        target_parameters=tuple(method.target_parameters),
     )
 
 

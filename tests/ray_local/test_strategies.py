@@ -22,6 +22,9 @@ CASES = {
     "zero3": ("lora", 3),
     "full-zero2": ("full", 2),
     "full-zero3": ("full", 3),
+    "methods-ddp": ("methods", 0),
+    "methods-zero2": ("methods", 2),
+    "lora-plus-zero3": ("lora-plus", 3),
     "resumed-zero2": ("lora", 2),
     "resumed-zero3": ("lora", 3),
     "dpo-ddp": ("dpo", 0),  # three micro-batches on two ranks
@@ -63,18 +66,25 @@ def runs(tmp_path_factory, tiny_model, tokenizer):
     def case(name, kind):
         settings = loop_settings(root / name, tiny_model, data, val)
         # Of 49,152 embedding rows most get gradients of rounding size; a larger epsilon keeps Adam from magnifying it.
-        if kind == "full":
-            return replace(settings, kind=kind, optimizer=replace(settings.optimizer, eps=1e-4))
-        if kind == "lora":
-            return settings
-        folders = {"train_data": preferred[kind], "val_data": preferred[kind]}
-        return replace(settings, objective=ObjectiveSettings(kind), batch_size=3 if kind == "dpo" else 4, **folders)
+        if kind in preferred:
+            folders = {"train_data": preferred[kind], "val_data": preferred[kind]}
+            return replace(settings, objective=ObjectiveSettings(kind), batch_size=3 if kind == "dpo" else 4, **folders)
+        options = replace(settings.optimizer, eps=1e-4) if kind == "full" else settings.optimizer
+        settings = replace(settings, kind="full" if kind == "full" else "lora", optimizer=options)
+        spec = settings.adapter
+        if kind == "lora-plus":
+            settings = replace(settings, optimizer=replace(options, lora_plus_ratio=8.0), neftune_alpha=5.0)
+        if kind == "methods":
+            settings = replace(
+                settings, adapter=replace(spec, init="pissa", use_dora=True), new_tokens=("refund card",)
+            )
+        return settings
 
     preferred = {
         kind: packed_split(root / kind, tokenizer, 8, rows=preferences, objective=kind) for kind in ("dpo", "kto")
     }
     settings = {name: case(name, kind) for name, (kind, _) in CASES.items()}
-    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full", "dpo", "kto")}
+    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full", "lora-plus", "methods", "dpo", "kto")}
     for one in alone.values():
         train_alone(one)
     for spread in settings.values():
