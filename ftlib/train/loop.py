@@ -125,8 +125,8 @@ class _Run:
         self,
         settings: LoopSettings,
         strategy: Strategy,
-        on_eval: OnEval | None,
-        must_save: Callable[[], bool] | None,
+        on_eval: OnEval | None = None,
+        must_save: Callable[[], bool] | None = None,
     ) -> None:
         self.settings, self.strategy, self.on_eval, self.must_save = settings, strategy, on_eval, must_save
         if settings.batch_size % settings.micro_batch_size:
