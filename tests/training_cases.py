@@ -39,6 +39,19 @@ def packed_split(folder: Path, tokenizer, num_rows: int, max_seq_len: int = 128,
     return folder
 
 
+def private_split(folder: Path, tokenizer, rows: list[dict], max_seq_len: int = 128) -> Path:
+    """A split for private training: one sequence each, with privacy units."""
+    from ftlib.data.pack import UNITS, write_file, write_index
+    from ftlib.data.tokenize import tokenize_rows
+
+    folder.mkdir(parents=True)
+    sequences = tokenize_rows(rows, tokenizer, max_seq_len)
+    index = write_file(folder, 0, sequences.tokens, sequences.weights)
+    write_index(folder, np.asarray(index), max_seq_len, packing=False, counts={"num_rows": len(rows)})
+    np.save(folder / UNITS, np.array(sequences.units, dtype=np.uint64).reshape(-1, 2))
+    return folder
+
+
 def loop_settings(run_dir: Path, model: Path, data: Path, val: Path, **changes):
     """Six float32 steps of four packs with dropout, validated and saved at 3 and 6."""
     from ftlib.models.adapt import AdapterSpec

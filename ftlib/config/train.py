@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceStr
+from ftlib.config.privacy import PrivacyConfig, conflicts
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -191,6 +192,9 @@ class TrainConfig(JobConfig):
     scaling: ScalingConfig = ScalingConfig()
     """Workers."""
 
+    privacy: PrivacyConfig | None = None
+    """Differentially private training (DP-SGD); left out: off."""
+
     dry_run: bool = False
     """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
 
@@ -211,4 +215,10 @@ class TrainConfig(JobConfig):
             raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
         if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):
             raise ValueError("parallel.offload_optimizer needs parallel.strategy deepspeed with zero_stage 1, 2 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> "TrainConfig":
+        if found := conflicts(self):
+            raise ValueError("privacy cannot be combined with " + "; ".join(found))
         return self

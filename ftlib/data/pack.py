@@ -8,6 +8,7 @@ A packed split is a folder:
     packs.npy          int64[p + 1] bounds of each pack in `order`
     order.npy          int64[s']    sequence numbers, pack after pack
     split.json         counts, and the longest pack
+    units.npy          uint64[s, 2] on request: hashes of each sequence's record and data subject (0: none)
 
 Packing is best fit, longest first (Best-Fit-Decreasing; wastes about 1 % on chat data), in O(n log n) with one stack of
 open packs for each amount of free space. It depends on lengths and their order alone.
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 INFO = "split.json"
+UNITS = "units.npy"
 Ints = npt.NDArray[np.int64]
 
 
@@ -103,6 +105,12 @@ class PackedSplit:
         """Number of tokens of each pack."""
         totals = np.concatenate([[0], np.cumsum(self._sequences[self._order, 2])])
         return np.asarray(totals[self._bounds[1:]] - totals[self._bounds[:-1]])
+
+    @property
+    def has_unit_weights(self) -> bool:
+        """Whether every learnt token counts the same."""
+        files = np.unique(self._sequences[:, 0]).tolist()
+        return all(bool(np.isin(self._file(number)[1], (0.0, 1.0)).all()) for number in files)
 
     def _file(self, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         if number not in self._files:

@@ -23,8 +23,8 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
-from ftlib.data.pack import INFO, write_file, write_index
-from ftlib.data.schema import ID, MESSAGES, TEXT, WEIGHT
+from ftlib.data.pack import INFO, UNITS, write_file, write_index
+from ftlib.data.schema import ID, MESSAGES, SUBJECT, TEXT, WEIGHT
 from ftlib.models.chat import encode_example, encode_text
 
 logger = get_logger(__name__)
@@ -47,6 +47,8 @@ class TokenizeSettings:
     """The share of rows without a learnt token above which `tokenize_split` raises."""
     max_rows: int | None = None
     """Only this many rows, those with the smallest hash of id."""
+    units: bool = False
+    """Also write `units.npy`, which private training needs."""
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Sequences:
 
     tokens: list[list[int]] = field(default_factory=list)
     weights: list[list[float]] = field(default_factory=list)
+    units: list[tuple[int, int]] = field(default_factory=list)
+    """Of each sequence the hashes of its record's id and of its data subject (0: none)."""
     num_rows: int = 0
     num_truncated: int = 0
     unsupervised_ids: list[str] = field(default_factory=list)
@@ -91,7 +95,9 @@ def packed_key(inputs: Any, settings: TokenizeSettings) -> str:
         for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json")
         for path in sorted(Path(settings.tokenizer_folder).glob(pattern))
     }
-    limits = [settings.max_seq_len, settings.packing, settings.max_unsupervised, settings.max_rows]
+    limits: list[Any] = [settings.max_seq_len, settings.packing, settings.max_unsupervised, settings.max_rows]
+    if settings.units:
+        limits.append("units")
     return fingerprint({"format": FORMAT, "inputs": inputs, "tokenizer": tokenizer, "limits": limits})
 
 
@@ -119,6 +125,8 @@ def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, max_seq_len: int) 
         result.num_truncated += truncated
         if not pieces:
             result.unsupervised_ids.append(row[ID])
+        unit = id_hash(row[ID]), id_hash(row[SUBJECT]) if row.get(SUBJECT) else 0
+        result.units += [unit] * len(pieces)
         for ids, mask in pieces:
             result.tokens.append(ids)
             result.weights.append([weight if flag else 0.0 for flag in mask])
@@ -168,8 +176,12 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
     sequences = np.concatenate([np.load(target / f"part-{item['number']:05d}.npy") for item in items])
     if not len(sequences):
         raise UserError("the split has no row to learn from")
+    if settings.units:
+        units = [np.load(target / f"units-{item['number']:05d}.npy") for item in items]
+        np.save(target / UNITS, np.concatenate(units))
     for item in items:
         (target / f"part-{item['number']:05d}.npy").unlink()
+        (target / f"units-{item['number']:05d}.npy").unlink(missing_ok=True)
     counts = {
         "num_rows": num_rows,
         "num_unsupervised": num_unsupervised,
@@ -189,13 +201,15 @@ def _check_supervised(num_rows: int, num_unsupervised: int, ids: list[str], allo
 
 def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings, limit: int | None) -> dict[str, Any]:
     """Ray Data task: one Parquet file to one file of tokens and weights; returns counters."""
-    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT])
+    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT, SUBJECT])
     if limit is not None:
         rows = [row for row in rows if id_hash(row[ID]) <= limit]
     result = tokenize_rows(rows, _tokenizer(settings.tokenizer_folder), settings.max_seq_len)
     number = int(item["number"])
     sequences: npt.NDArray[np.int64] = write_file(Path(target), number, result.tokens, result.weights)
     np.save(Path(target) / f"part-{number:05d}.npy", sequences)
+    if settings.units:
+        np.save(Path(target) / f"units-{number:05d}.npy", np.array(result.units, dtype=np.uint64).reshape(-1, 2))
     return {
         "number": number,
         "num_rows": result.num_rows,

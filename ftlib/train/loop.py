@@ -26,10 +26,11 @@ from ftlib.models.adapt import AdapterSpec, add_adapter
 from ftlib.models.load import load_model, load_tokenizer
 from ftlib.train.attention import use_packed_attention
 from ftlib.train.batches import MicroBatch, collate, micro_batch_loss
+from ftlib.train.budget import PrivacySettings
 from ftlib.train.checkpoint import Checkpoint, list_checkpoints, mark_best, prune_checkpoints, save_checkpoint
 from ftlib.train.metrics import MetricsWriter, step_line
 from ftlib.train.result import export_result
-from ftlib.train.schedule import Cursor, SampleStream, Schedule, micro_seed
+from ftlib.train.schedule import Cursor, SampleStream, Schedule, Stream, micro_seed
 from ftlib.train.strategy import OptimizerSettings, Strategy
 
 logger = get_logger(__name__)
@@ -64,6 +65,8 @@ class LoopSettings:
     checkpoint_every_steps: int | None = None
     keep_checkpoints: int = 2
     seed: int = 0
+    privacy: PrivacySettings | None = None
+    """Differentially private training; then `batch_size` is the expected number of privacy units of a step."""
 
 
 @dataclass
@@ -84,15 +87,21 @@ def train(settings: LoopSettings, strategy: Strategy, on_eval: OnEval | None = N
 
     Raises UserError for a model that cannot be loaded or adapted, or a folder that holds another run's checkpoints.
     """
-    return _Run(settings, strategy, on_eval).run()
+    if settings.privacy is not None:
+        from ftlib.train.private import PrivateRun
+
+        return PrivateRun(settings, strategy, on_eval).run()
+    return Run(settings, strategy, on_eval).run()
 
 
-class _Run:
+class Run:
+    """One run on one rank; private training replaces the stream, the step and the choice of the best checkpoint."""
+
     def __init__(self, settings: LoopSettings, strategy: Strategy, on_eval: OnEval | None) -> None:
         self.settings, self.strategy, self.on_eval = settings, strategy, on_eval
         self.data = PackedSplit(settings.train_data)
         self.val = PackedSplit(settings.val_data) if settings.val_data else None
-        self.stream = SampleStream(len(self.data), settings.batch_size, settings.seed)
+        self.stream = self._make_stream()
         num_micro = settings.batch_size // settings.micro_batch_size
         if settings.batch_size % settings.micro_batch_size or num_micro % strategy.world_size:
             raise UserError(
@@ -104,7 +113,11 @@ class _Run:
         self.last_metrics: dict[str, float] = {}
         self.total_steps = settings.schedule.total_steps
 
+    def _make_stream(self) -> Stream:
+        return SampleStream(len(self.data), self.settings.batch_size, self.settings.seed)
+
     def run(self) -> Outcome:
+        """Train to the end; returns how it ended."""
         started = time.monotonic()
         self.tokenizer = load_tokenizer(self.settings.model_folder)
         self.model = self._build_model()
@@ -207,7 +220,7 @@ class _Run:
             "tokens_per_s": num_tokens / seconds,
             "seconds": seconds,
             "epoch": (step + 1) * settings.batch_size / len(self.data),
-            "memory_gb": _memory_gb(strategy.device),
+            "memory_gb": memory_gb(strategy.device),
         }
 
     def _micro_batch(self, split: PackedSplit, samples: list[int], number: int) -> MicroBatch:
@@ -221,13 +234,22 @@ class _Run:
             return False
         began = time.monotonic()
         val_loss = self.validation_loss()
-        self.last_metrics = {"val_loss": val_loss, "val_perplexity": math.exp(min(val_loss, 50.0))}
+        self.last_metrics = {"val_loss": val_loss, "val_perplexity": math.exp(min(val_loss, 50.0))} | self._extras(step)
         stop = False
         if self.writer:
             self.writer.write({"kind": "val", "step": step, **self.last_metrics, "seconds": time.monotonic() - began})
             logger.info("step %d/%d val_loss %.4f", step, self.total_steps, val_loss)
             stop = bool(self.on_eval(step, dict(self.last_metrics))) if self.on_eval else False
         return bool(self.strategy.broadcast(stop))
+
+    def _extras(self, step: int) -> dict[str, float]:
+        """What every record says besides, after `step` steps."""
+        return {}
+
+    def _selection_loss(self, step: int) -> float | None:
+        """The validation loss by which the checkpoint at `step` competes; None: it does not."""
+        evaluated = step == self.total_steps or _due(step, self.settings.eval_every_steps)
+        return self.last_metrics.get("val_loss") if evaluated else None
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -252,7 +274,6 @@ class _Run:
 
     def _save(self, step: int) -> None:
         settings = self.settings
-        evaluated = step == self.total_steps or _due(step, settings.eval_every_steps)
         state = {
             "step": step,
             "key": settings.resume_key,
@@ -260,7 +281,7 @@ class _Run:
             "schedule": asdict(settings.schedule),
             "seed": settings.seed,
             "world_size": self.strategy.world_size,
-            "val_loss": self.last_metrics.get("val_loss") if evaluated else None,
+            "val_loss": self._selection_loss(step),
             "metrics": self.last_metrics,
         }
         save_checkpoint(settings.run_dir, state, self.strategy.tensors(), writer=self.is_main)
@@ -278,7 +299,7 @@ class _Run:
             dtype = torch.float32 if self.settings.precision is torch.float32 else torch.bfloat16
             export_result(self.settings.run_dir, best, self.model, self.tokenizer, base=base, dtype=dtype)
             newest = list_checkpoints(self.settings.run_dir)[-1]
-            outcome = Outcome(status, newest.step, best.state.get("val_loss"), best.path.name, newest.state["metrics"])
+            outcome = Outcome(status, newest.step, best.state["metrics"].get("val_loss"), best.path.name, newest.state["metrics"])
         result: Outcome = self.strategy.broadcast(outcome)
         return result
 
@@ -295,7 +316,7 @@ def _load_device(strategy: Strategy) -> torch.device:
     return torch.device("cpu") if strategy.sharded_forward else strategy.device
 
 
-def _memory_gb(device: torch.device) -> float:
+def memory_gb(device: torch.device) -> float:
     """Peak memory: of the device for CUDA, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9

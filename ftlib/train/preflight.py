@@ -6,6 +6,7 @@ from pathlib import Path
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
+from ftlib.train.budget import check_installed
 
 logger = get_logger(__name__)
 
@@ -28,6 +29,8 @@ def check_run(config: TrainConfig) -> RunInputs:
     from ftlib.models.fingerprint import model_fingerprint
     from ftlib.models.source import resolve_source
 
+    if config.privacy is not None:
+        check_installed()
     prepared = open_prepared(config.data.path)
     counts = {split: prepared.num_rows(split) for split in ("train", "val")}
     if not counts["train"]:

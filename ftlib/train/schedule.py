@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,19 @@ class Cursor:
     seed: int
     offset: int
     """Samples of this epoch that are used up."""
+
+
+class Stream(Protocol):
+    """Which samples each step trains on."""
+
+    def batch(self, step: int) -> list[int]:
+        """Sample numbers of optimiser step `step`."""
+
+    def cursor(self, step: int) -> Cursor:
+        """Where the stream stands before `step`."""
+
+    def step_at(self, cursor: Cursor) -> int:
+        """The step that starts at a cursor; raises ValueError for one of another stream."""
 
 
 class SampleStream:

@@ -32,7 +32,7 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
         from ftlib.train.loop import train
 
         settings = loop_settings(config, work, device)
-        return asdict(train(settings, make_strategy(config, device), loop_config["on_eval"]))
+        return asdict(train(settings, make_strategy(config, device, settings.privacy), loop_config["on_eval"]))
     except UserError as error:
         return {"status": "error", "message": str(error)}
 
@@ -42,6 +42,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     from ftlib.models.adapt import AdapterSpec
     from ftlib.models.load import pick_dtype
     from ftlib.models.source import resolve_source
+    from ftlib.train.budget import PrivacySettings
     from ftlib.train.loop import LoopSettings
     from ftlib.train.schedule import Schedule
     from ftlib.train.strategy import OptimizerSettings
@@ -75,15 +76,20 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         checkpoint_every_steps=loop.checkpoint_every_steps or loop.eval_every_steps,
         keep_checkpoints=loop.keep_checkpoints,
         seed=config.seed,
+        privacy=PrivacySettings(**work["privacy"]) if work["privacy"] else None,
     )
 
 
-def make_strategy(config: Any, device: Any) -> Any:
+def make_strategy(config: Any, device: Any, privacy: Any = None) -> Any:
     """The parallel strategy of a configuration; ZeRO-0 is plain data parallelism and runs as such."""
     import torch.distributed as dist
 
     from ftlib.train.strategy import DataParallel, SingleProcess
 
+    if privacy is not None:
+        from ftlib.train.private import PrivateDataParallel
+
+        return PrivateDataParallel(device, privacy)
     if not dist.is_initialized():
         return SingleProcess(device)
     parallel = config.parallel
