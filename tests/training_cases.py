@@ -82,10 +82,12 @@ def train_alone(settings):
     import torch
 
     from ftlib.train.loop import train
+    from ftlib.train.private import PrivateDataParallel
     from ftlib.train.strategy import SingleProcess
 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
-    return train(settings, SingleProcess(torch.device("cpu")))
+    device, privacy = torch.device("cpu"), settings.privacy
+    return train(settings, PrivateDataParallel(device, privacy) if privacy else SingleProcess(device))
 
 
 def records(run_dir: Path, kind: str) -> list[dict]:

@@ -141,7 +141,9 @@ def plan_privacy(
 
 
 @lru_cache(maxsize=1024)
-def epsilon(sigma: float, rate: float, steps: int, delta: float, *, accountant: str = "prv", error: float = 0.01) -> float:
+def epsilon(
+    sigma: float, rate: float, steps: int, delta: float, *, accountant: str = "prv", error: float = 0.01
+) -> float:
     """Epsilon of `steps` Poisson-subsampled Gaussian mechanisms, an upper bound; `error`: of the PRV accountant."""
     from opacus.accountants import create_accountant
 

@@ -57,7 +57,9 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     """
     started = time.time()
     if config.privacy is not None and on_eval is not None:
-        raise UserError("privacy: a run cannot be stopped by its validation loss; the choice would tell about the records")
+        raise UserError(
+            "privacy: a run cannot be stopped by its validation loss; the choice would tell about the records"
+        )
     inputs = check_run(config)
     key, resume_key = run_keys(config, inputs)
     run_id = config.output.run_id or f"run-{key}"

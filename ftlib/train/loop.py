@@ -299,7 +299,9 @@ class Run:
             dtype = torch.float32 if self.settings.precision is torch.float32 else torch.bfloat16
             export_result(self.settings.run_dir, best, self.model, self.tokenizer, base=base, dtype=dtype)
             newest = list_checkpoints(self.settings.run_dir)[-1]
-            outcome = Outcome(status, newest.step, best.state["metrics"].get("val_loss"), best.path.name, newest.state["metrics"])
+            outcome = Outcome(
+                status, newest.step, best.state["metrics"].get("val_loss"), best.path.name, newest.state["metrics"]
+            )
         result: Outcome = self.strategy.broadcast(outcome)
         return result
 

@@ -19,6 +19,7 @@ measured without noise. Validation loss selects nothing: the result is the last 
 """
 
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,8 @@ class PrivateDataParallel(SingleProcess):
         check_installed()
         from opacus.grad_sample import GradSampleHooks
 
+        # Of a first layer, whose input is frozen; its weights' gradients do not need it.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         _check_model(model)
         super().prepare(model, optimizer, precision, accumulation)
         self._trained = [parameter for _, parameter in trained_parameters(model)]
@@ -68,7 +71,9 @@ class PrivateDataParallel(SingleProcess):
         if self.world_size > 1:
             for parameter in self._trained:
                 torch.distributed.broadcast(parameter.data, src=0)
-        self._sum = torch.zeros(sum(p.numel() for p in self._trained), dtype=torch.float64, device=self.device)
+        sizes = [parameter.numel() for parameter in self._trained]
+        self._sum = torch.zeros(sum(sizes), dtype=torch.float64, device=self.device)
+        self._parts: list[torch.Tensor] = list(torch.split(self._sum, sizes))  # views
         self._open: list[torch.Tensor] = []
 
     def accumulate(self, losses: torch.Tensor, slots: list[int], *, last: bool) -> int:
@@ -84,15 +89,15 @@ class PrivateDataParallel(SingleProcess):
         """
         losses.sum().backward()  # type: ignore[no-untyped-call]
         index = torch.tensor(slots, device=self.device)
-        parts = [self._per_unit(parameter, index, max(slots) + 1) for parameter in self._trained]
-        self._open = [old + new for old, new in zip(self._open, parts, strict=True)] if self._open else parts
+        new = [self._per_unit(parameter, index, max(slots) + 1) for parameter in self._trained]
+        self._open = [old + more for old, more in zip(self._open, new, strict=True)] if self._open else new
         if not last:
             return 0
-        squares = torch.stack([part.square().sum(1, dtype=torch.float64) for part in self._open])
+        squares = torch.stack([gradients.square().sum(1, dtype=torch.float64) for gradients in self._open])
         norms = squares.sum(0).sqrt()
         factors = (self.privacy.max_grad_norm / norms.clamp(min=1e-12)).clamp(max=1.0)
-        for part, total in zip(self._open, self._sum.split([p.numel() for p in self._trained]), strict=True):
-            total += factors.to(part.dtype) @ part
+        for gradients, part in zip(self._open, self._parts, strict=True):
+            part.add_(factors.to(gradients.dtype) @ gradients)
         self._open = []
         return int((factors < 1.0).sum())
 
@@ -104,14 +109,15 @@ class PrivateDataParallel(SingleProcess):
             self._sum += privacy.noise_multiplier * privacy.max_grad_norm * noise
         if self.world_size > 1:
             torch.distributed.all_reduce(self._sum)
-        mean = self._sum / (privacy.sample_rate * privacy.num_units)
-        for parameter, part in zip(self._trained, mean.split([p.numel() for p in self._trained]), strict=True):
+        self._sum /= privacy.sample_rate * privacy.num_units
+        norm = float(self._sum.norm())
+        for parameter, part in zip(self._trained, self._parts, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
         set_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._sum.zero_()
-        return float(mean.norm())
+        return norm
 
     def sum(self, values: list[float]) -> list[float]:
         """All-reduce, where there are several ranks."""
@@ -248,13 +254,17 @@ def _check_model(model: Any) -> None:
     """
     config = getattr(model.config, "text_config", model.config)
     if any(getattr(config, name, None) for name in _EXPERTS):
-        raise UserError("privacy: a mixture of experts routes tokens, so its gradients cannot be told apart by sequence")
+        raise UserError(
+            "privacy: a mixture of experts routes tokens, so its gradients cannot be told apart by sequence"
+        )
     modules = dict(model.named_modules())
     for name, _ in trained_parameters(model):
         owner, _, attribute = name.rpartition(".")
         plain = type(modules[owner]) is torch.nn.Linear and (".lora_A." in name or ".lora_B." in name)
         layer = modules[owner.rpartition(".lora_")[0]] if plain else None
         if attribute != "weight" or not plain or getattr(layer, "lora_magnitude_vector", None):
-            raise UserError(f"privacy: only the matrices of plain LoRA can be trained, not {name}; use no variant of it")
+            raise UserError(
+                f"privacy: only the matrices of plain LoRA can be trained, not {name}; use no variant of it"
+            )
         if not isinstance(getattr(layer, "base_layer", None), torch.nn.Linear):
             raise UserError(f"privacy: only adapters of linear layers can be trained, not {name}")
