@@ -5,14 +5,14 @@
 Accounting: epsilon over several sampling rates, noise multipliers and lengths, and of the run below, against
 dp-accounting's privacy loss distributions; all within 2 %.
 
-Leak: a small Llama of one byte a token learns two habits, to file words under categories and to answer questions for
-codes with random letters. It is then tuned twice with the same steps, batch and rate, plainly and with epsilon 8, on
-records that file the words otherwise, and on canaries: questions for codes, each with an answer of its own that
-nothing but memory can tell. Half as many canaries as are held out are trained on. The attacker knows base and tuned
-model and takes a canary for trained on when its loss fell by more than that of 99 % of those held out (Watson et al.
-2022, "On the Importance of Difficulty Calibration in Membership Inference Attacks"). At a false-positive rate of 1 %
-the share of members found, with its Clopper-Pearson interval of 95 %, must hold 1 % for the private model and lie above
-for the plain one. Both losses on ordinary records are reported: a model that learnt nothing would leak nothing.
+Leak: a small Llama learns two habits, to file words under categories and to answer a name with random letters. It is
+then tuned twice with the same steps, batch and rate, plainly and with epsilon 8, on records that file the words
+otherwise, and on canaries: names that stand nowhere else, each with four letters that nothing but memory can tell. Half
+as many canaries as are held out are trained on. The attacker knows base and tuned model and takes a canary for trained
+on when its loss fell by more than that of 99 % of those held out (Watson et al. 2022, "On the Importance of Difficulty
+Calibration in Membership Inference Attacks"). At a false-positive rate of 1 % the share of members found, with its
+Clopper-Pearson interval of 95 %, must hold 1 % for the private model and lie above for the plain one. Both losses on
+ordinary records are reported: a model that learnt nothing would leak nothing.
 
 The last line is JSON; the exit code is 1 when a claim does not hold. About 6 minutes on two hyperthreads of one core.
 """
@@ -47,8 +47,8 @@ ACCOUNTED = [
 ]
 MARKS = ("<|pad|>", "<|say|>", "<|end|>")
 TEMPLATE = (
-    "{% for message in messages %}<|say|>{{ message.role[0] }}{{ message.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|say|>a{% endif %}"
+    "{% for message in messages %}<|say|>{{ message.role[0] }} {{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|say|>a {% endif %}"
 )
 
 
@@ -79,16 +79,15 @@ def accounting() -> list[dict[str, float]]:
     return rows
 
 
-def byte_tokenizer() -> Any:
-    """One token a byte, and three marks of a conversation."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def word_tokenizer(num_names: int) -> Any:
+    """One token a word: letters, the words of ordinary records and names."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*MARKS, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    names = [f"name{number}" for number in range(num_names)]
+    words = [*MARKS, "?", *string.ascii_lowercase, "file", *WORDS, *names]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=MARKS[0], eos_token=MARKS[2], additional_special_tokens=[MARKS[1]]
     )
@@ -97,12 +96,12 @@ def byte_tokenizer() -> Any:
 
 
 def random_model(folder: Path, tokenizer: Any) -> Path:
-    """A random Llama of 0.4 M parameters."""
+    """A random Llama of two layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=True,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=False,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -118,10 +117,9 @@ def filed(rng: random.Random, shift: int) -> dict[str, Any]:
     return record(rng, " ".join(words), f"file {category}")
 
 
-def canary(rng: random.Random) -> dict[str, Any]:
-    """A question that nobody else asks, and eight random letters."""
-    letters = rng.choices(string.ascii_lowercase, k=14)
-    return record(rng, "code " + "".join(letters[:6]), "".join(letters[6:]))
+def canary(rng: random.Random, number: int) -> dict[str, Any]:
+    """A name of its own, and four random letters."""
+    return record(rng, f"name{number}", " ".join(rng.choices(string.ascii_lowercase, k=4)))
 
 
 def record(rng: random.Random, question: str, answer: str) -> dict[str, Any]:
@@ -159,14 +157,15 @@ def leak(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Tune plainly and privately, and attack both."""
     from ftlib.train.budget import plan_privacy
 
-    rng, tokenizer = random.Random(options.seed), byte_tokenizer()
-    members = [canary(rng) for _ in range(options.canaries)]
+    rng, num = random.Random(options.seed), options.canaries
+    tokenizer = word_tokenizer(3 * num + 3000)
+    names = [canary(rng, number) for number in range(3 * num + 3000)]
     rows = {
-        "general": [filed(rng, 1) for _ in range(2000)] + [canary(rng) for _ in range(4000)],
-        "train": members + [filed(rng, 4) for _ in range(2 * options.canaries)],
+        "general": names[3 * num :] + [filed(rng, 1) for _ in range(3000)],
+        "train": names[:num] + [filed(rng, 4) for _ in range(num)],
         "val": [filed(rng, 4) for _ in range(300)],
-        "members": members,
-        "others": [canary(rng) for _ in range(2 * options.canaries)],
+        "members": names[:num],
+        "others": names[num : 3 * num],
     }
     data = {name: private_split(root / name, tokenizer, some, 128) for name, some in rows.items()}
     settings = loop_settings(
