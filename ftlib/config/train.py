@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceStr
+from ftlib.config.privacy import PrivacyConfig, conflicts
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -333,6 +334,8 @@ class TrainConfig(JobConfig):
 
     export: ExportConfig = ExportConfig()
     """Further formats of the result."""
+    privacy: PrivacyConfig | None = None
+    """Differentially private training (DP-SGD); left out: off."""
 
     dry_run: bool = False
     """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
@@ -369,3 +372,9 @@ class TrainConfig(JobConfig):
             raise ValueError(f"method.init {method.init} needs whole weights: use parallel.zero_stage 1 or 2")
         if method.new_tokens:
             raise ValueError("method.new_tokens need whole embeddings: use parallel.zero_stage 1 or 2")
+
+    @model_validator(mode="after")
+    def _private(self) -> "TrainConfig":
+        if found := conflicts(self):
+            raise ValueError("privacy cannot be combined with " + "; ".join(found))
+        return self

@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
+from ftlib.train.budget import PrivacySettings, plan_privacy
 from ftlib.train.continued import adopt_adapter
 from ftlib.train.export import with_exports
 from ftlib.train.layout import ADAPTER, CHECKPOINTS, CONFIG, METRICS, MODEL, RAY, TOKENIZER, TOKENS
@@ -57,6 +58,10 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
         DivergedError: loss or gradient became infinite or not a number.
     """
     started = time.time()
+    if config.privacy is not None and on_eval is not None:
+        raise UserError(
+            "privacy: a run cannot be stopped by its validation loss; the choice would tell about the records"
+        )
     config = adopt_adapter(config)
     inputs = check_run(config)
     key, resume_key = run_keys(config, inputs)
@@ -119,7 +124,10 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
     )
     # Weights of classes act in training alone: in validation they would bend the score.
     weighted = replace(
-        common, weighting=config.data.weighting, class_weights=tuple(sorted(config.data.class_weights.items()))
+        common,
+        weighting=config.data.weighting,
+        class_weights=tuple(sorted(config.data.class_weights.items())),
+        units=config.privacy is not None,
     )
     limited = replace(common, max_rows=config.train.max_eval_samples)
     folders: dict[str, str | None] = {"val": None, "replay": None}
@@ -130,7 +138,12 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
         identity = {"data": replay.data_key, "split": "train"}
         folders["replay"] = str(tokenize_split(replay.files, identity, cache, common))
     data, share = PackedSplit(str(folders["train"])), replay.fraction if replay else 0.0
-    steps = num_steps(len(data), config.train.global_batch_size, config.train.num_epochs, config.train.max_steps, share)
+    units = _privacy_units(config, data)
+    num_samples = len(data) if units is None else units
+    steps = num_steps(
+        num_samples, config.train.global_batch_size, config.train.num_epochs, config.train.max_steps, share
+    )
+    privacy = None if units is None else _plan_privacy(config, units, steps)
     return {
         "config": config.resolved(),
         "run_dir": str(run_dir),
@@ -139,8 +152,41 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
         "tokenizer": str(tokenizer),
         "total_steps": steps,
         "resume_key": resume_key,
+        "privacy": None if privacy is None else asdict(privacy),
         "counts": data.info | {"num_steps": steps},
     }
+
+
+def _privacy_units(config: TrainConfig, data: Any) -> int | None:
+    """Number of privacy units in the training split; None when training is not private."""
+    from ftlib.train.units import PrivacyUnits
+
+    if config.privacy is None:
+        return None
+    return len(PrivacyUnits(data, config.privacy.unit, config.privacy.max_records_per_subject))
+
+
+def _plan_privacy(config: TrainConfig, num_units: int, steps: int) -> PrivacySettings:
+    privacy = config.privacy
+    assert privacy is not None
+    planned = plan_privacy(
+        privacy.epsilon,
+        privacy.delta,
+        num_units=num_units,
+        batch_size=config.train.global_batch_size,
+        steps=steps,
+        accountant=privacy.accountant,
+        max_grad_norm=privacy.max_grad_norm,
+        unit=privacy.unit,
+        max_records=privacy.max_records_per_subject,
+        seed=privacy.seed,
+    )
+    logger.info(
+        "private training of %d %ss: epsilon %g at delta %.2g over %d steps needs a noise multiplier of %.3f at "
+        "sampling rate %.3g", num_units, privacy.unit, privacy.epsilon, planned.delta, steps,
+        planned.noise_multiplier, planned.sample_rate,
+    )  # fmt: skip
+    return planned
 
 
 def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> dict[str, Any]:
@@ -215,6 +261,7 @@ def _manifest(
         num_steps=outcome["step"],
         stopped_early=outcome["status"] == "stopped",
         early_stopping=outcome["status"] == "early_stopped",
+        privacy=PrivacySettings(**work["privacy"]).report(outcome["step"]) if work["privacy"] else None,
     )
 
 

@@ -8,6 +8,7 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import exists, join
+from ftlib.train.budget import check_installed
 from ftlib.train.continued import adopt_adapter
 from ftlib.train.export import check_formats
 
@@ -44,6 +45,8 @@ def check_run(config: TrainConfig) -> RunInputs:
     from ftlib.models.fingerprint import model_fingerprint
     from ftlib.models.source import resolve_source
 
+    if config.privacy is not None:
+        check_installed()
     prepared = open_prepared(config.data.path)
     counts = {split: prepared.num_rows(split) for split in ("train", "val")}
     if not counts["train"]:

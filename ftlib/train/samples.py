@@ -37,6 +37,11 @@ class Samples:
         """Samples of each split."""
         return [len(split) for split in self._splits]
 
+    @property
+    def own(self) -> PackedSplit:
+        """The run's own data, without what is replayed."""
+        return self._splits[0]
+
     def ids(self, sample: int) -> list[str]:
         """Records of a sample."""
         split, index = self._find(sample)

@@ -32,7 +32,7 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
         from ftlib.train.loop import train
 
         settings = loop_settings(config, work, device)
-        strategy = make_strategy(config, device)
+        strategy = make_strategy(config, device, settings.privacy)
         return asdict(train(settings, strategy, loop_config["on_eval"], must_save=_Preemption()))
     except UserError as error:
         return {"status": "error", "message": str(error)}
@@ -42,6 +42,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     """The loop's settings on this node: the model's folder is found (or fetched) here."""
     from ftlib.models.load import pick_dtype
     from ftlib.models.source import resolve_source
+    from ftlib.train.budget import PrivacySettings
     from ftlib.train.loop import LoopSettings
     from ftlib.train.objectives import ObjectiveSettings
     from ftlib.train.schedule import Schedule
@@ -88,6 +89,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         early_stopping_min_delta=loop.early_stopping_min_delta,
         chunked_loss=loop.chunked_loss,
         seed=config.seed,
+        privacy=PrivacySettings(**work["privacy"]) if work["privacy"] else None,
     )
 
 
@@ -109,12 +111,16 @@ def _adapter_spec(method: Any) -> Any:
     )
 
 
-def make_strategy(config: Any, device: Any) -> Any:
+def make_strategy(config: Any, device: Any, privacy: Any = None) -> Any:
     """The parallel strategy of a configuration; ZeRO-0 is plain data parallelism and runs as such."""
     import torch.distributed as dist
 
     from ftlib.train.strategy import DataParallel, SingleProcess
 
+    if privacy is not None:
+        from ftlib.train.private import PrivateDataParallel
+
+        return PrivateDataParallel(device, privacy)
     if not dist.is_initialized():
         return SingleProcess(device)
     parallel = config.parallel
