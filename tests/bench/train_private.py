@@ -132,8 +132,7 @@ def sequence_losses(model_folder: Path, adapter: Path | None, data: Path) -> np.
     from ftlib.data.pack import PackedSplit
     from ftlib.models.adapt import load_adapter
     from ftlib.models.load import load_model
-    from ftlib.train.batches import collate
-    from ftlib.train.private import row_losses
+    from ftlib.train.batches import Forward, collate
 
     model = load_model(model_folder)
     model = load_adapter(model, adapter).eval() if adapter else model
@@ -141,7 +140,7 @@ def sequence_losses(model_folder: Path, adapter: Path | None, data: Path) -> np.
     with torch.no_grad():
         for first in range(0, len(split), 100):
             batch = collate([split[i] for i in range(first, min(first + 100, len(split)))], 0, torch.device("cpu"))
-            losses.append(row_losses(model, batch) / batch.weights.sum(1))
+            losses.append(Forward(model).row_losses(batch) / batch.weights.sum(1))
     return torch.cat(losses).double().numpy()
 
 

@@ -18,7 +18,7 @@ from ftlib.models.export import save_adapter
 from ftlib.models.load import load_model, load_tokenizer
 from ftlib.models.vocabulary import add_token_rows, save_grown_tokenizer
 from ftlib.train.continued import adopt_adapter
-from ftlib.train.loop import _Run
+from ftlib.train.loop import Run
 from ftlib.train.noise import token_lengths
 from ftlib.train.strategy import SingleProcess, make_adamw, set_rate
 from tests.training_cases import loop_settings, packed_split, records
@@ -65,7 +65,7 @@ def settings_of(case, name, **spec):
 
 def trained(settings):
     """The model as the loop left it, in evaluation mode."""
-    run = _Run(settings, SingleProcess(torch.device("cpu")), None)
+    run = Run(settings, SingleProcess(torch.device("cpu")), None)
     assert run.run().status == "finished"
     return run.model.eval()
 
@@ -163,7 +163,7 @@ def test_several_adapters_share_a_base(case):
 def test_noise_is_keyed_by_the_seed_scaled_by_length_and_absent_in_validation(case):
     settings = settings_of(case, "noisy")
     plain, noisy = settings_of(case, "plain"), replace(settings, neftune_alpha=5.0)
-    run = _Run(replace(noisy, val_data=noisy.train_data), SingleProcess(torch.device("cpu")), None)
+    run = Run(replace(noisy, val_data=noisy.train_data), SingleProcess(torch.device("cpu")), None)
     run.run()
     trained(plain)
     assert losses(noisy)[0] != pytest.approx(losses(plain)[0], rel=1e-7)
