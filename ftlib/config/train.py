@@ -303,9 +303,16 @@ class TrainConfig(JobConfig):
         return self
 
     def _check_sharded_weights(self) -> None:
-        """What needs whole weights on a rank."""
+        """Refuse what reads whole weights on every rank."""
         method = self.method
-        if method.init.startswith(("pissa", "olora", "eva")):
-            raise ValueError(f"method.init {method.init} needs whole weights: use parallel.zero_stage 1 or 2")
-        if method.new_tokens:
-            raise ValueError("method.new_tokens need whole embeddings: use parallel.zero_stage 1 or 2")
+        for name, wrong in (
+            ("init", method.init.startswith(("pissa", "olora", "eva"))),
+            ("use_dora", method.use_dora),
+            ("target_parameters", bool(method.target_parameters)),
+            ("new_tokens", bool(method.new_tokens)),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"method.{name} {getattr(method, name)} needs whole weights, which ZeRO-3 shards: use "
+                    "parallel.zero_stage 1 or 2"
+                )
