@@ -85,8 +85,9 @@ class MethodConfig(Config):
     adapter: PathStr | None = None
     """An adapter, run or sweep to go on from. It decides rank, alpha, modules and new tokens; set none of them otherwise."""
 
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "MethodConfig":
+    def check(self) -> None:
+        """Raise ValueError for settings that exclude each other."""
+        self._check_fused()
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
         if self.kind == "full":
             of_adapters = ("target_parameters", "use_dora", "init", "rank_pattern", "alpha_pattern", "lora_plus_ratio")
@@ -103,10 +104,9 @@ class MethodConfig(Config):
             raise ValueError("method.init orthogonal needs an even method.rank")
         if len(set(self.new_tokens)) != len(self.new_tokens) or any(not token.strip() for token in self.new_tokens):
             raise ValueError("method.new_tokens must be words that differ from each other")
-        return self
 
-    @model_validator(mode="after")
-    def _fused_parameters_take_plain_lora(self) -> "MethodConfig":
+    def _check_fused(self) -> None:
+        """Fused parameters take plain LoRA only."""
         if self.target_parameters:
             for name, wrong in (
                 ("dropout", self.dropout > 0),
@@ -117,7 +117,6 @@ class MethodConfig(Config):
                     raise ValueError(
                         f"method.{name} {getattr(self, name)} is not possible with method.target_parameters"
                     )
-        return self
 
 
 class OptimConfig(Config):
@@ -287,7 +286,7 @@ class TrainConfig(JobConfig):
         return self.train.global_batch_size // (self.train.micro_batch_size * self.scaling.num_workers)
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainConfig":
+    def _fits_together(self) -> "TrainConfig":
         batch, micro, workers = self.train.global_batch_size, self.train.micro_batch_size, self.scaling.num_workers
         if batch % (micro * workers):
             raise ValueError(
@@ -296,6 +295,7 @@ class TrainConfig(JobConfig):
             )
         if self.parallel.offload_params and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage != 3):
             raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
+        self.method.check()
         if self.parallel.strategy == "deepspeed" and self.parallel.zero_stage == 3:
             self._check_sharded_weights()
         if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):
