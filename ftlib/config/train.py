@@ -108,8 +108,9 @@ class MethodConfig(Config):
     adapter: PathStr | None = None
     """An adapter, run or sweep to go on from. It decides rank, alpha, modules and new tokens; set none of them otherwise."""
 
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "MethodConfig":
+    def check(self) -> None:
+        """Raise ValueError for settings that exclude each other."""
+        self._check_fused()
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
         if self.kind == "full":
             of_adapters = ("target_parameters", "use_dora", "init", "rank_pattern", "alpha_pattern", "lora_plus_ratio")
@@ -126,10 +127,9 @@ class MethodConfig(Config):
             raise ValueError("method.init orthogonal needs an even method.rank")
         if len(set(self.new_tokens)) != len(self.new_tokens) or any(not token.strip() for token in self.new_tokens):
             raise ValueError("method.new_tokens must be words that differ from each other")
-        return self
 
-    @model_validator(mode="after")
-    def _fused_parameters_take_plain_lora(self) -> "MethodConfig":
+    def _check_fused(self) -> None:
+        """Fused parameters take plain LoRA only."""
         if self.target_parameters:
             for name, wrong in (
                 ("dropout", self.dropout > 0),
@@ -140,7 +140,6 @@ class MethodConfig(Config):
                     raise ValueError(
                         f"method.{name} {getattr(self, name)} is not possible with method.target_parameters"
                     )
-        return self
 
 
 class ObjectiveConfig(Config):
@@ -346,7 +345,7 @@ class TrainConfig(JobConfig):
         return self.train.global_batch_size // (self.train.micro_batch_size * self.scaling.num_workers)
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainConfig":
+    def _fits_together(self) -> "TrainConfig":
         batch, micro, workers = self.train.global_batch_size, self.train.micro_batch_size, self.scaling.num_workers
         if batch % (micro * workers):
             raise ValueError(
@@ -359,6 +358,7 @@ class TrainConfig(JobConfig):
             raise ValueError("train.early_stopping_patience counts validations: set train.eval_every_steps")
         if self.parallel.offload_params and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage != 3):
             raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
+        self.method.check()
         if self.parallel.strategy == "deepspeed" and self.parallel.zero_stage == 3:
             self._check_sharded_weights()
         if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):
@@ -366,12 +366,19 @@ class TrainConfig(JobConfig):
         return self
 
     def _check_sharded_weights(self) -> None:
-        """What needs whole weights on a rank."""
+        """Refuse what reads whole weights on every rank."""
         method = self.method
-        if method.init.startswith(("pissa", "olora", "eva")):
-            raise ValueError(f"method.init {method.init} needs whole weights: use parallel.zero_stage 1 or 2")
-        if method.new_tokens:
-            raise ValueError("method.new_tokens need whole embeddings: use parallel.zero_stage 1 or 2")
+        for name, wrong in (
+            ("init", method.init.startswith(("pissa", "olora", "eva"))),
+            ("use_dora", method.use_dora),
+            ("target_parameters", bool(method.target_parameters)),
+            ("new_tokens", bool(method.new_tokens)),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"method.{name} {getattr(method, name)} needs whole weights, which ZeRO-3 shards: use "
+                    "parallel.zero_stage 1 or 2"
+                )
 
     @model_validator(mode="after")
     def _private(self) -> "TrainConfig":

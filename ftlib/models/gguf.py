@@ -1,4 +1,4 @@
-"""Write a model as one GGUF file (llama.cpp's format) and read such a file back.
+"""Write a model as one GGUF file (llama.cpp's format; `transformers` reads it too).
 
 Architectures: Llama, Qwen2 and Qwen3 with byte-level BPE tokenizers. Weights by kind: `f32`; `f16`; `q8_0`, blocks of
 32 weights in 8 bits and a scale (8.5 bits each); `q4_0`, the same in 4 bits (4.5), with embeddings and output layer in
@@ -6,6 +6,8 @@ Architectures: Llama, Qwen2 and Qwen3 with byte-level BPE tokenizers. Weights by
 queries and keys are reordered.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def write_gguf(model: Any, tokenizer_folder: Path, path: Path, kind: str = "f16"
         if config.model_type == "llama" and ".self_attn." in name and name.split(".")[-2] in ("q_proj", "k_proj"):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             weights = _interleaved(weights, heads)
-        data, dtype = _encoded(weights, "q8_0" if kind == "q4_0" and _is_vocabulary(name) else kind)
+        data, dtype = _encoded(name, weights, kind)
         writer.add_tensor(target, data, raw_dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -62,19 +64,25 @@ def write_gguf(model: Any, tokenizer_folder: Path, path: Path, kind: str = "f16"
     writer.close()
 
 
-def load_gguf(path: Path) -> Any:
-    """A written model in float32, as its weights are after quantisation."""
-    from transformers import AutoModelForCausalLM, GgufConfig
-    from transformers.utils import logging
+@contextmanager
+def rounded_weights(model: Any, kind: str) -> Iterator[None]:
+    """Context in which a model has the weights that a file of this kind gives back: to measure what it costs."""
+    import gguf
 
-    logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(
-        path.parent,
-        gguf_file=path.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-        local_files_only=True,
-    ).eval()
+    kept = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                kept[name] = parameter.detach().clone()
+                data, dtype = _encoded(name, parameter.float().cpu().numpy(), kind)
+                values = gguf.quants.dequantize(data, dtype).reshape(parameter.shape)
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+        try:
+            yield
+        finally:
+            for name, parameter in model.named_parameters():
+                if name in kept:
+                    parameter.copy_(kept[name])
 
 
 def check_gguf(config: dict[str, Any], tokenizer_folder: Path) -> None:
@@ -185,9 +193,12 @@ def _interleaved(weights: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np
     return halves.swapaxes(1, 2).reshape(weights.shape)
 
 
-def _encoded(weights: npt.NDArray[np.float32], kind: str) -> tuple[Any, Any]:
+def _encoded(name: str, weights: npt.NDArray[np.float32], kind: str) -> tuple[Any, Any]:
+    """The bytes of a weight and GGUF's type of them. Blocks lie within rows, so their order does not matter."""
     import gguf
 
+    if kind == "q4_0" and _is_vocabulary(name):
+        kind = "q8_0"
     if weights.ndim < 2 or kind == "f32":
         return weights, gguf.GGMLQuantizationType.F32
     if kind == "f16" or weights.shape[-1] % _BLOCK:

@@ -35,7 +35,7 @@ def write_onnx(model: Any, path: Path) -> float:
     Raises:
         UserError: the model cannot be exported, or a logit differs by more than `MAX_DIFFERENCE` of the largest.
     """
-    import onnxruntime  # type: ignore[import-not-found]
+    import onnxruntime
 
     class Logits(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -37,9 +37,14 @@ def build_model(settings: "LoopSettings", strategy: Strategy, data: Samples) -> 
     computed = settings.kind != "full" and settings.adapter_folder is None and is_computed(adapter.init)
     initial = settings.run_dir / INITIAL
     if computed:
+        error = None
         if strategy.rank == 0 and not find_initial(initial, settings.resume_key):
-            _compute_initial(settings, strategy, data)
-        strategy.broadcast(None)  # the others wait for the file
+            try:
+                _compute_initial(settings, strategy, data)
+            except UserError as reason:
+                error = str(reason)
+        if error := strategy.broadcast(error):  # the others wait here for the file
+            raise UserError(error)
     model, by_sequence, token_ids = _load_base(settings, strategy)
     if settings.kind == "full":
         pass

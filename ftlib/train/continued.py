@@ -44,7 +44,7 @@ def adopt_adapter(config: TrainConfig) -> TrainConfig:
     decided: dict[str, Any] = {key: stored.get(name) for key, name in _DECIDED.items()}
     decided = {key: value for key, value in decided.items() if value is not None}
     decided["new_tokens"] = _new_tokens(folder, base)
-    for key in config.method.model_fields_set & decided.keys():
+    for key in sorted(config.method.model_fields_set & decided.keys()):
         wanted, value = getattr(config.method, key), decided[key]
         if not (wanted in (value, None, "all-linear") or (isinstance(value, list) and sorted(wanted) == sorted(value))):
             raise UserError(

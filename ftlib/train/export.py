@@ -4,7 +4,7 @@
     KIND/model.gguf    for llama.cpp; `q8_0` and `q4_0` are the 8-bit and 4-bit copies
     onnx/model.onnx    for ONNX Runtime (extra `onnx`), logits compared with the model's
 
-Quantised copies are read back and their mean loss on validation tokens is compared with the result's own, in float32.
+The mean loss on validation tokens with the weights of a GGUF file is compared with the result's own, in float32.
 
     python -m ftlib.train.export RUN --to merged q8_0 onnx      adds formats to a finished run
 """
@@ -41,6 +41,8 @@ class _Result:
     tokenizer_folder: Path
     dtype: Any
     """In which a merged copy is stored."""
+    val: Any
+    """Packed validation split, if it is still there."""
     max_logit_difference: float | None
     """Between merged and adapter; None for a run of all weights."""
 
@@ -66,16 +68,13 @@ def with_exports(run_dir: Path, manifest: dict[str, Any], base: Path, formats: S
         return manifest
     whole = (run_dir / MODEL).exists()
     check_formats(missing, run_dir / MODEL if whole else base, run_dir / (MODEL if whole else ADAPTER), whole=whole)
-    result = _load_result(run_dir, base)
-    loss = _validation_loss(result.model, manifest)
+    result = _load_result(run_dir, base, manifest)
     for name in missing:
         target = run_dir / EXPORT / name
         logger.info("exporting %s", name)
         writer: Callable[..., dict[str, Any]] = {MERGED: _merged, ONNX: _onnx}.get(name, _gguf)
         with atomic_dir(str(target)) as folder:
             facts = writer(result, folder, name)
-            if "model" in facts:
-                facts |= _loss_facts(loss, _validation_loss(facts.pop("model"), manifest))
         exports[name] = {"path": str(target.relative_to(run_dir)), **facts}
         logger.info("exported %s: %s", name, ", ".join(f"{key} {value}" for key, value in exports[name].items()))
     files = {f"{EXPORT}/{name}": digest for name, digest in hash_files(run_dir / EXPORT).items()}
@@ -103,7 +102,8 @@ def check_formats(formats: Sequence[str], model_folder: Path, tokenizer_folder: 
         check_onnx()
 
 
-def _load_result(run_dir: Path, base: Path) -> _Result:
+def _load_result(run_dir: Path, base: Path, manifest: dict[str, Any]) -> _Result:
+    from ftlib.data.pack import INFO, PackedSplit
     from ftlib.models.load import load_model, load_tokenizer
     from ftlib.models.merge import merge_adapter
     from ftlib.models.source import read_config
@@ -114,7 +114,11 @@ def _load_result(run_dir: Path, base: Path) -> _Result:
         folder, merged = run_dir / ADAPTER, merge_adapter(base, run_dir / ADAPTER)
         difference, model = merged.max_logit_difference, merged.model
     dtype = read_config(base).get("dtype") or "float32"
-    return _Result(model.eval(), load_tokenizer(folder), folder, dtype, difference)
+    tokens = (manifest.get("tokens") or {}).get("val")
+    val = PackedSplit(tokens) if tokens and (Path(tokens) / INFO).exists() else None
+    if val is not None and val.holds_preferences:
+        val = None
+    return _Result(model.eval(), load_tokenizer(folder), folder, dtype, val, difference)
 
 
 def _merged(result: _Result, folder: Path, name: str) -> dict[str, Any]:
@@ -129,11 +133,16 @@ def _merged(result: _Result, folder: Path, name: str) -> dict[str, Any]:
 
 
 def _gguf(result: _Result, folder: Path, name: str) -> dict[str, Any]:
-    from ftlib.models.gguf import load_gguf, write_gguf
+    from ftlib.models.gguf import rounded_weights, write_gguf
 
     path = folder / "model.gguf"
     write_gguf(result.model, result.tokenizer_folder, path, name)
-    return {"num_bytes": path.stat().st_size, "model": load_gguf(path)}
+    facts: dict[str, Any] = {"num_bytes": path.stat().st_size}
+    if result.val is not None:
+        with rounded_weights(result.model, name):
+            facts["val_loss"] = _validation_loss(result.model, result.val)
+        facts["val_loss_change"] = facts["val_loss"] - _validation_loss(result.model, result.val)
+    return facts
 
 
 def _onnx(result: _Result, folder: Path, name: str) -> dict[str, Any]:
@@ -144,29 +153,16 @@ def _onnx(result: _Result, folder: Path, name: str) -> dict[str, Any]:
     return {"max_logit_difference": difference}
 
 
-def _validation_loss(model: Any, manifest: dict[str, Any]) -> float | None:
-    """Mean loss over the learnt tokens of at most `MAX_PACKS` validation packs; None without validation tokens."""
+def _validation_loss(model: Any, split: Any) -> float:
+    """Mean loss over the learnt tokens of at most `MAX_PACKS` packs."""
     import torch
 
-    from ftlib.data.pack import INFO, PackedSplit
     from ftlib.train.batches import Forward, collate
 
-    folder = (manifest.get("tokens") or {}).get("val")
-    if folder is None or not (Path(folder) / INFO).exists():
-        return None
-    split = PackedSplit(folder)
-    if split.holds_preferences:
-        return None
     count, forward = min(len(split), MAX_PACKS), Forward(model)
     with torch.no_grad():
         losses = [float(forward.loss(collate([split[row]], 0, torch.device("cpu")))) for row in range(count)]
     return sum(losses) / float(split.pack_weights[:count].sum())
-
-
-def _loss_facts(before: float | None, after: float | None) -> dict[str, Any]:
-    if before is None or after is None:
-        return {"val_loss": None}
-    return {"val_loss": after, "val_loss_change": after - before}
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import DivergedError, UserError
+from ftlib.models.load import load_tokenizer
 from ftlib.registry.manifest import read_manifest
 from ftlib.train import driver
 from ftlib.train.driver import run_training
@@ -97,6 +98,29 @@ def test_killed_worker_costs_time_but_not_the_result(ray_local, config, tmp_path
     began = time.monotonic()
     assert run_training(changed(config, scaling={"num_workers": 1})) == result
     assert time.monotonic() - began < 20
+
+
+def test_new_tokens_go_from_the_driver_into_the_result_its_copies_and_the_next_run(ray_local, config, monkeypatch):
+    def fit_here(config, work, on_eval):
+        device = torch.device("cpu")
+        return asdict(train(loop_settings(config, work, device), SingleProcess(device), on_eval))
+
+    monkeypatch.setattr(driver, "_fit", fit_here)
+    method = {"new_tokens": ["refund card"], "init": "pissa", "dropout": 0.0}
+    first = changed(config, train={"max_steps": 2}, method=method)
+    result = run_training(changed(first, export={"merged": True, "gguf": ["q8_0"]}))
+    manifest = read_manifest(result.path, "run")
+    assert manifest["exports"].keys() == {"merged", "q8_0"}
+    assert abs(manifest["exports"]["q8_0"]["val_loss_change"]) < 0.01
+    assert "refund card" in load_tokenizer(Path(result.path) / "export" / "merged").get_vocab()
+    assert run_training(first) == result  # copies are not part of what makes a run another one
+    values = first.model_dump(exclude={"method"}) | {"method": {"adapter": result.path}}
+    on = TrainConfig.model_validate(values)
+    second = run_training(on)
+    assert second.run_id != result.run_id
+    stored = read_manifest(second.path, "run")["config"]["method"]
+    assert (stored["rank"], stored["new_tokens"]) == (8, ["refund card"])
+    assert second.val_loss < result.val_loss
 
 
 def test_stopped_run_is_found_by_who_stops_and_not_by_who_wants_the_whole(ray_local, config, monkeypatch):

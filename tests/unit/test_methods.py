@@ -27,28 +27,25 @@ NEW_TOKENS = ("invoice refund", "passwordless")
 
 METHODS = {
     "dora": {"use_dora": True},
-    "gaussian-patterns": {"init": "gaussian", "rank_pattern": {"q_proj": 8, "layers.1.*down_proj": 2}},
-    "orthogonal": {"init": "orthogonal"},
-    "pissa": {"init": "pissa"},
+    "orthogonal-patterns": {"init": "orthogonal", "rank_pattern": {"q_proj": 8, "layers.1.*down_proj": 2}},
     "pissa-rslora-dora": {"init": "pissa", "use_rslora": True, "use_dora": True, "alpha": 6.0},
     "pissa-fast-patterns": {"init": "pissa_niter_4", "rank_pattern": {"v_proj": 2}, "use_rslora": True},
     "olora": {"init": "olora", "alpha": 5.0, "alpha_pattern": {"o_proj": 3.0}},
     "eva": {"init": "eva"},
     "new-tokens": {},
-    "new-tokens-pissa": {"init": "pissa"},
 }
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory, tiny_model, tokenizer):
-    """Settings of four steps without validation, checkpoints at 2 and 4."""
+    """Settings of three steps without validation, checkpoints at 2 and 3."""
     root = tmp_path_factory.mktemp("methods")
     torch.set_num_threads(1)  # small products: threads cost more than they give, most of all on a busy machine
     grown = save_grown_tokenizer(tiny_model, NEW_TOKENS, root / "tokenizer")
     packed_split(root / "grown", load_tokenizer(grown), 20)
     data = packed_split(root / "train", tokenizer, 20)
     settings = loop_settings(root / "run", tiny_model, data, None)
-    schedule = replace(settings.schedule, total_steps=4)
+    schedule = replace(settings.schedule, total_steps=3)
     settings = replace(settings, schedule=schedule, eval_every_steps=None, checkpoint_every_steps=2)
     return replace(settings, adapter=AdapterSpec(rank=4)), root
 
@@ -93,7 +90,7 @@ def test_exported_adapter_is_the_trained_model_and_resume_rebuilds_it(case, name
     torch.testing.assert_close(logits(own, settings), expected, rtol=1e-5, atol=1e-5)
 
     undisturbed = losses(settings)
-    shutil.rmtree(settings.run_dir / "checkpoints" / "step-4")
+    shutil.rmtree(settings.run_dir / "checkpoints" / "step-3")
     torch.testing.assert_close(logits(trained(settings), settings), expected, rtol=1e-5, atol=1e-6)
     assert losses(settings) == pytest.approx(undisturbed, rel=1e-6)
 
@@ -346,8 +343,18 @@ def test_settings_that_exclude_each_other(case, changes, message):
         train_config(case, **changes)
 
 
-@pytest.mark.parametrize("changes", [{"init": "eva"}, {"init": "olora"}, {"new_tokens": ["a"]}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"init": "eva"}, {"init": "olora"}, {"use_dora": True}, {"new_tokens": ["a"]}, {"target_parameters": ["w"]}],
+)
 def test_sharded_weights_exclude_what_needs_them_whole(case, changes):
     values = train_config(case, **changes).model_dump() | {"parallel": {"zero_stage": 3}}
     with pytest.raises(ValidationError, match=r"zero_stage 1 or 2"):
         TrainConfig.model_validate(values)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_base_without_a_device(case, bits):
+    with pytest.raises(UserError, match=r"method\.kind qlora needs a CUDA device"):
+        load_model(case[0].model_folder, bits=bits)
