@@ -6,8 +6,8 @@ LoRA of rank 16 on all linear layers, float32, on a CPU; nobody evaluates, saves
 - `step`: seconds a step on identical batches, on packs of questions and answers (answers learnt), and on plain text
   (every token learnt, one sequence a row). Contenders take turns step by step; the ratio is the median over the steps.
   Their losses are compared, so that all did the same work.
-- `packing`: tokens a second without padding, on MedQuAD and Bitext shuffled with seed 0, at 1,024 tokens: our packs, TRL
-  with its default batch of eight padded rows, TRL's own packing (best fit; one pack a micro-batch, since it would put
+- `packing`: tokens a second without padding, on MedQuAD and Bitext shuffled with seed 0, at 1,024 tokens: our packs,
+  TRL with its default batch of eight padded rows, TRL's own packing (best fit; one pack a micro-batch, since it puts
   several into one row, whose attention costs the square). On a CPU it has no flash attention: transformers then keeps
   sequences apart with a mask. Ratios are medians over groups of alternating steps.
 - `ray`: median seconds a step of one worker under Ray Train beside the same loop in a plain process without Ray
@@ -34,7 +34,10 @@ from typing import Any
 from tests.bench.alternate import Contender, Step, Turn, alternate
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-SETS = (("medical/medquad_3000.jsonl.gz", "input", "output"), ("tickets/bitext_support_6480.jsonl.gz", "instruction", "response"))
+SETS = (
+    ("medical/medquad_3000.jsonl.gz", "input", "output"),
+    ("tickets/bitext_support_6480.jsonl.gz", "instruction", "response"),
+)
 LIMITS = {
     "step_vs_trainer": 1.0,
     "step_vs_sft": 1.05,
@@ -140,8 +143,9 @@ def run_in_turns(kind: type, settings: Any, turn: Turn, **options: Any) -> None:
     import torch
     from transformers import TrainerCallback
 
-    from tests.bench.training_peers import with_our_schedule
+    from tests.bench.training_peers import be_quiet, with_our_schedule
 
+    be_quiet()
     seen = {"tokens": 0, "loss": 0.0}
 
     class Counting(with_our_schedule(kind, settings)):  # type: ignore[misc]
@@ -174,7 +178,10 @@ def compare_steps(root: Path, model: Path, rows: list[dict[str, Any]], options: 
 
     tokenizer, length = load_tokenizer(model), options.step_tokens
     texts = [f"{row['messages'][0]['content']} {row['messages'][1]['content']}" for row in rows]
-    plain = [{"id": str(at), "messages": None, "text": " ".join(texts[at : at + 40]), "weight": None} for at in range(0, 2000, 40)]
+    plain = [
+        {"id": str(at), "messages": None, "text": " ".join(texts[at : at + 40]), "weight": None}
+        for at in range(0, 2000, 40)
+    ]
     found: dict[str, Any] = {}
     for name, records in (("packs", rows[:2000]), ("text", plain)):
         split = write_split(root / name, records, tokenizer, length)
@@ -290,7 +297,9 @@ def _ray_run(values: dict[str, Any]) -> None:
     from ftlib.runtime.cluster import connect
     from ftlib.train.driver import run_training
 
-    config = TrainConfig.model_validate(values | {"cluster": {"address": "local", "num_cpus": int(values["scaling"]["cpus_per_worker"]) + 1}})
+    config = TrainConfig.model_validate(
+        values | {"cluster": {"address": "local", "num_cpus": int(values["scaling"]["cpus_per_worker"]) + 1}}
+    )
     with connect(config.cluster):
         run_training(config)
 
@@ -366,7 +375,11 @@ def main() -> int:
             found[name] = PARTS[name](root, model, rows, options)
             print(name, json.dumps(found[name]), flush=True)
     missed = misses(found)
-    print(json.dumps({"bench": "train_speed", "model": options.model, "threads": options.threads, **found, "missed": missed}))
+    print(
+        json.dumps(
+            {"bench": "train_speed", "model": options.model, "threads": options.threads, **found, "missed": missed}
+        )
+    )
     return 1 if missed else 0
 
 
