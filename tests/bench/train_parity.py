@@ -21,8 +21,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,27 +31,31 @@ from ftlib.data.pack import PackedSplit
 from ftlib.models.adapt import AdapterSpec
 from ftlib.train.loop import LoopSettings, train
 from ftlib.train.metrics import read_metrics
+from ftlib.train.objectives import ObjectiveSettings
 from ftlib.train.schedule import Schedule
 from ftlib.train.strategy import OptimizerSettings, SingleProcess
 from tests.bench.training_peers import (
+    as_preference,
+    be_quiet,
     collate_packs,
     first_model,
     in_order_of_use,
+    recording,
     training_arguments,
-    with_our_schedule,
     write_split,
 )
 from tests.tiny_model import write_tiny_model
-from tests.training_cases import conversations
+from tests.training_cases import conversations, preferences
 
 LIMIT = 1e-5
 NUM_ROWS = 160
 KINDS = ("lora", "full")
+OBJECTIVES = ("dpo", "kto")
 STAGES = (1, 2, 3)
 
 
 def make_settings(root: Path, kind: str, name: str, steps: int) -> LoopSettings:
-    """A run of `steps` steps of four packs in two micro-batches."""
+    """A run of `steps` steps of four packs."""
     return LoopSettings(
         run_dir=root / f"{name}-{kind}",
         model_folder=root / "model",
@@ -92,17 +97,8 @@ def trainer_losses(settings: LoopSettings) -> list[float]:
     from transformers import Trainer, TrainingArguments
 
     losses: list[float] = []
-
-    class Recording(with_our_schedule(Trainer, settings)):  # type: ignore[misc]
-        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss = super().training_step(*args, **kwargs)
-            if self.state.global_step == len(losses):
-                losses.append(0.0)
-            losses[-1] += loss.item()
-            return loss
-
     examples = in_order_of_use(PackedSplit(settings.train_data), settings)
-    Recording(
+    recording(Trainer, settings, losses)(
         model=first_model(settings),
         args=training_arguments(TrainingArguments, settings, settings.run_dir / "trainer"),
         train_dataset=Dataset.from_list(examples),
@@ -164,7 +160,7 @@ def compare_packed(root: Path, steps: int) -> dict[str, float]:
             pack = split[sample]
             ids, positions = (torch.tensor(values).long()[None] for values in (pack.input_ids, pack.position_ids))
             starts = [*(positions[0] == 0).nonzero()[:, 0].tolist(), ids.shape[1]]
-            lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+            lengths = [end - start for start, end in pairwise(starts)]
             alone = torch.cat(
                 [stock(input_ids=part, use_cache=False).logits for part in ids.split(lengths, dim=1)], dim=1
             )
@@ -177,10 +173,60 @@ def compare_packed(root: Path, steps: int) -> dict[str, float]:
     return found
 
 
+def compare_preferences(root: Path, steps: int) -> dict[str, float]:
+    """Our loop on preferences beside TRL's trainers, which compute the reference anew at every step; twenty steps."""
+    steps = min(steps, 20)
+    from ftlib.models.load import load_tokenizer
+
+    found = {}
+    tokenizer = load_tokenizer(root / "model")
+    for objective in OBJECTIVES:
+        rows = [row | {"weight": None} for row in preferences(NUM_ROWS)]
+        write_split(root / objective, rows, tokenizer, 128, objective=objective)
+        for kind in KINDS:
+            settings = replace(
+                make_settings(root, kind, f"alone-{objective}", steps),
+                train_data=root / objective,
+                objective=ObjectiveSettings(objective),
+            )
+            ours = our_losses(settings)
+            found[f"{objective}_{kind}"] = largest_difference(ours, trl_losses(settings))
+            print(f"{objective} {kind}: loss {ours[0]:.4f} to {ours[-1]:.4f}", flush=True)
+    return found
+
+
+def trl_losses(settings: LoopSettings) -> list[float]:
+    """The loss of every step of DPOTrainer or KTOTrainer on our samples, a batch in one micro-batch."""
+    import trl
+    from datasets import Dataset
+
+    from ftlib.models.load import load_model, load_tokenizer
+
+    name = settings.objective.kind.upper()
+    losses: list[float] = []
+    examples = in_order_of_use(PackedSplit(settings.train_data), settings, as_preference)
+    # The trainers tokenise what they are given: they start with some record and get our tokens afterwards.
+    turn = {"prompt": "a", "chosen": "b", "rejected": "c", "completion": "b", "label": True}
+    whole = {"per_device_train_batch_size": settings.batch_size, "gradient_accumulation_steps": 1}
+    trainer = recording(getattr(trl, f"{name}Trainer"), settings, losses)(
+        model=first_model(settings),
+        ref_model=load_model(settings.model_folder) if settings.kind == "full" else None,
+        args=training_arguments(
+            getattr(trl, f"{name}Config"), settings, settings.run_dir / "trl", beta=settings.objective.beta, **whole
+        ),
+        train_dataset=Dataset.from_list([turn] * settings.batch_size),
+        processing_class=load_tokenizer(settings.model_folder),
+    )
+    trainer.train_dataset = Dataset.from_list(examples)
+    trainer.train()
+    return losses
+
+
 PARTS: dict[str, Callable[[Path, int], dict[str, float]]] = {
     "trainer": compare_trainer,
     "zero": compare_zero,
     "packed": compare_packed,
+    "preferences": compare_preferences,
 }
 
 
@@ -192,6 +238,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     arguments = parser.parse_args()
+    be_quiet()
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

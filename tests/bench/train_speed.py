@@ -6,8 +6,8 @@ LoRA of rank 16 on all linear layers, float32, on a CPU; nobody evaluates, saves
 - `step`: seconds a step on identical batches, on packs of questions and answers (answers learnt), and on plain text
   (every token learnt, one sequence a row). Contenders take turns step by step; the ratio is the median over the steps.
   Their losses are compared, so that all did the same work.
-- `packing`: tokens a second without padding, on MedQuAD and Bitext shuffled with seed 0, at 1,024 tokens: our packs, TRL
-  with its default batch of eight padded rows, TRL's own packing (best fit; one pack a micro-batch, since it would put
+- `packing`: tokens a second without padding, on MedQuAD and Bitext shuffled with seed 0, at 1,024 tokens: our packs,
+  TRL with its default batch of eight padded rows, TRL's own packing (best fit; one pack a micro-batch, since it puts
   several into one row, whose attention costs the square). On a CPU it has no flash attention: transformers then keeps
   sequences apart with a mask. Ratios are medians over groups of alternating steps.
 - `ray`: median seconds a step of one worker under Ray Train beside the same loop in a plain process without Ray
@@ -143,8 +143,9 @@ def run_in_turns(kind: type, settings: Any, turn: Turn, **options: Any) -> None:
     import torch
     from transformers import TrainerCallback
 
-    from tests.bench.training_peers import with_our_schedule
+    from tests.bench.training_peers import be_quiet, with_our_schedule
 
+    be_quiet()
     seen = {"tokens": 0, "loss": 0.0}
 
     class Counting(with_our_schedule(kind, settings)):  # type: ignore[misc]

@@ -1,35 +1,48 @@
 """What the training benchmarks share: packed data, and the peers' trainers on exactly our batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ftlib.data.pack import PackedSplit, write_file, write_index
+from ftlib.data.pack import Pack, PackedSplit
 from ftlib.models.adapt import add_adapter
 from ftlib.models.load import load_model
 from ftlib.train.loop import LoopSettings
 from ftlib.train.schedule import SampleStream
+from tests.training_cases import packed_split
 
+Example = dict[str, Any]
 IGNORED = -100
 """The label of a token that nothing is learnt from, as the peers have it."""
 
 
+def be_quiet() -> None:
+    """No progress bars, warnings and log lines of the peers in this process."""
+    import warnings
+
+    import datasets
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore")
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    for name in ("accelerate", "trl"):
+        getLogger(name).setLevel(ERROR)
+
+
 def write_split(
-    folder: Path, rows: list[dict[str, Any]], tokenizer: Any, max_seq_len: int, *, packing: bool = True
+    folder: Path, rows: list[dict[str, Any]], tokenizer: Any, max_seq_len: int, **options: Any
 ) -> PackedSplit:
-    """Tokenise canonical records into a packed split, without Ray."""
-    from ftlib.data.tokenize import tokenize_rows
-
-    folder.mkdir(parents=True)
-    found = tokenize_rows(rows, tokenizer, max_seq_len)
-    sequences = write_file(folder, 0, found.tokens, found.weights)
-    write_index(folder, sequences, max_seq_len, packing=packing, counts={"num_rows": len(rows)})
-    return PackedSplit(folder)
+    """Tokenise canonical records into a packed split, without Ray; `options` of TokenizeSettings."""
+    return PackedSplit(packed_split(folder, tokenizer, len(rows), max_seq_len, rows=lambda *_: rows, **options))
 
 
-def as_example(split: PackedSplit, sample: int) -> dict[str, list[int]]:
+def as_example(split: PackedSplit, sample: int) -> Example:
     """A pack as the peers take it: ids, labels (`IGNORED` where nothing is learnt), position ids, sequence lengths."""
     pack = split[sample]
     labels = [int(token) if weight else IGNORED for token, weight in zip(pack.input_ids, pack.weights, strict=True)]
@@ -43,11 +56,33 @@ def as_example(split: PackedSplit, sample: int) -> dict[str, list[int]]:
     }
 
 
-def in_order_of_use(split: PackedSplit, settings: LoopSettings) -> list[dict[str, list[int]]]:
-    """The packs of a whole run of our loop, in the order in which it uses them."""
+def as_preference(split: PackedSplit, sample: int) -> Example:
+    """A sample of preferences as TRL's collators take it, for DPO and for KTO alike."""
+    first, second = (_halves(split[sample].only(number)) for number in (0, 1))
+    return {
+        "prompt_ids": first[0],
+        "chosen_ids": first[1],
+        "rejected_ids": second[1],
+        "completion_ids": first[1],
+        "KL_completion_ids": second[1],
+        "label": bool(split.desirable[sample]),
+    }
+
+
+def _halves(pack: Pack) -> tuple[list[int], list[int]]:
+    """A prompt and its answer up to the last learnt token (what the template adds behind it changes nothing)."""
+    learnt = np.flatnonzero(pack.weights)
+    ids = pack.input_ids.tolist()
+    return ids[: learnt[0]], ids[learnt[0] : learnt[-1] + 1]
+
+
+def in_order_of_use(
+    split: PackedSplit, settings: LoopSettings, convert: Callable[[PackedSplit, int], Example] = as_example
+) -> list[Example]:
+    """The samples of a whole run of our loop, in the order in which it uses them."""
     stream = SampleStream(len(split), settings.batch_size, settings.seed)
     steps = range(settings.schedule.total_steps)
-    return [as_example(split, sample) for step in steps for sample in stream.batch(step)]
+    return [convert(split, sample) for step in steps for sample in stream.batch(step)]
 
 
 def first_model(settings: LoopSettings) -> Any:
@@ -60,7 +95,7 @@ def first_model(settings: LoopSettings) -> Any:
     return add_adapter(model, settings.adapter)
 
 
-def collate_packs(examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def collate_packs(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     """One pack as tensors; without an attention mask, transformers tells sequences apart by their position ids."""
     (example,) = examples
     return {name: torch.tensor([example[name]]) for name in ("input_ids", "labels", "position_ids")}
@@ -96,10 +131,30 @@ def training_arguments(kind: type, settings: LoopSettings, folder: Path, **optio
     return kind(**values)
 
 
+def recording(trainer: type, settings: LoopSettings, losses: list[float]) -> type:
+    """The same with the loss of every step put into a list."""
+
+    class Recording(with_our_schedule(trainer, settings)):  # type: ignore[misc]
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss = super().training_step(*args, **kwargs)
+            if self.state.global_step == len(losses):
+                losses.append(0.0)
+            losses[-1] += loss.item()
+            return loss
+
+    return Recording
+
+
 def with_our_schedule(trainer: type, settings: LoopSettings) -> type:
-    """A trainer class whose learning rate is that of our schedule at each step; its optimiser stays its own."""
+    """A trainer class whose learning rate is that of our schedule at each step, and that prints nothing."""
+
+    from transformers import PrinterCallback
 
     class Scheduled(trainer):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.remove_callback(PrinterCallback)
+
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             schedule = settings.schedule
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
