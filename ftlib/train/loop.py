@@ -262,7 +262,8 @@ class _Run:
         total_weight = float(data.weights[samples].sum())
         rate = settings.schedule.rate(step)
         divergence = self._divergence(data, batches)
-        loss_sums, metric_sums = torch.zeros(len(batches), device=strategy.device), torch.zeros(len(METRICS))
+        # Sums stay on the device till the end of the step: reading one would wait for all work that is queued there.
+        loss_sums, metric_sums = (torch.zeros(size, device=strategy.device) for size in (len(batches), len(METRICS)))
         turns = list(share(len(batches), strategy.rank, strategy.world_size))
         for turn, (number, real) in enumerate(turns):
             last = turn == len(turns) - 1
@@ -275,7 +276,7 @@ class _Run:
                 metric_sums += metrics
         grad_norm = strategy.step(rate)
         save_now = float(self.must_save is not None and self.must_save())
-        sums = strategy.sum([save_now, *metric_sums.tolist(), *loss_sums.tolist()])
+        sums = strategy.sum([save_now, *torch.cat([metric_sums, loss_sums]).tolist()])
         self.save_now, metric_means = sums[0] > 0, [value / total_weight for value in sums[1 : 1 + len(METRICS)]]
         losses = sums[1 + len(METRICS) :]
         self.odd_samples = [
@@ -308,7 +309,8 @@ class _Run:
         """KTO's estimate of how far the model has moved from its reference, over a whole batch; 0 for the others."""
         if self.settings.objective.kind != "kto":
             return 0.0
-        strategy, total = self.strategy, 0.0
+        strategy = self.strategy
+        total = torch.zeros((), dtype=torch.float64, device=strategy.device)
         training = self.model.training  # DeepSpeed's engine keeps none of its own
         strategy.module.eval()  # the estimate must not depend on who computes it, as dropout would
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
@@ -317,9 +319,10 @@ class _Run:
                 raise RuntimeError("preferences without a reference")
             with strategy.forwarding(last=True):
                 value = divergence_sum(self.forward, data.collate(batches[number], part=1), known)
-            total += value if real else 0.0
+            if real:
+                total += value
         strategy.module.train(training)
-        return max(0.0, strategy.sum([total])[0] / sum(map(len, batches)))
+        return max(0.0, strategy.sum([float(total)])[0] / sum(map(len, batches)))
 
     def _evaluate(self, step: int) -> str | None:
         """Validation loss and its record; returns `stopped` or `early_stopped` where the run should end."""
@@ -349,16 +352,15 @@ class _Run:
         strategy.module.eval()
         batches = val.micro_batches(list(range(len(val))))
         divergence = self._divergence(val, batches)
-        loss_sum, metric_sums = 0.0, torch.zeros(len(METRICS))
+        sums = torch.zeros(1 + len(METRICS), dtype=torch.float64, device=strategy.device)
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
             with strategy.forwarding(last=True):
                 loss, metrics = self._loss(val, batches[number], divergence)
             if real:
-                loss_sum += loss.item()
-                metric_sums += metrics
+                sums += torch.cat([loss[None], metrics])
         strategy.module.train()
         total = float(val.weights.sum())
-        loss_mean, *means = (value / total for value in strategy.sum([loss_sum, *metric_sums.tolist()]))
+        loss_mean, *means = (value / total for value in strategy.sum(sums.tolist()))
         if self.settings.objective.compares:
             return {"val_loss": loss_mean, **{f"val_{name}": value for name, value in zip(METRICS, means, strict=True)}}
         return {"val_loss": loss_mean, "val_perplexity": math.exp(min(loss_mean, 50.0))}
