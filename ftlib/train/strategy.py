@@ -96,7 +96,10 @@ class SingleProcess:
         """Make the optimiser."""
         self.module = self._model = model
         self._settings, self._precision = optimizer, precision
-        self._optimizer = make_adamw(model, optimizer)
+        # One kernel for all of AdamW on a GPU; elsewhere PyTorch's own choice.
+        self._optimizer = make_adamw(model, optimizer, fused=self.device.type == "cuda" or None)
+        if precision is not torch.float32:
+            leave_casts_to_autocast(model)
 
     def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
         """Automatic mixed precision below float32."""
@@ -141,7 +144,8 @@ class SingleProcess:
         for moment in MOMENTS:
             for name, tensor in checkpoint.tensors(moment):
                 state = self._optimizer.state[parameters[name]]
-                state["step"] = torch.tensor(float(checkpoint.step))
+                fused = self._optimizer.defaults["fused"]  # its kernel reads the step number on the device
+                state["step"] = torch.tensor(float(checkpoint.step), device=self.device if fused else None)
                 state[moment] = tensor.to(parameters[name].device, parameters[name].dtype)
 
 
@@ -180,8 +184,8 @@ class DataParallel(SingleProcess):
         return broadcast_object(value, self.device)
 
 
-def make_adamw(model: Any, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; only matrices decay (norms, biases do not)."""
+def make_adamw(model: Any, settings: OptimizerSettings, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; only matrices decay (norms, biases do not). `fused`: as PyTorch has it."""
     parameters = [parameter for _, parameter in trained_parameters(model)]
     dims = [getattr(parameter, "ds_shape", parameter.shape) for parameter in parameters]
     decayed = [parameter for parameter, shape in zip(parameters, dims, strict=True) if len(shape) >= 2]
@@ -191,7 +195,20 @@ def make_adamw(model: Any, settings: OptimizerSettings) -> torch.optim.AdamW:
         for members, decay in ((decayed, settings.weight_decay), (others, 0.0))
         if members
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=fused)
+
+
+def leave_casts_to_autocast(model: Any) -> None:
+    """Keep PEFT from raising the input of every adapter to the float32 of its weights.
+
+    Autocast would lower it again: the same numbers, two passes over the activations and a second copy of them kept for
+    the backward pass. Variants (DoRA) that compute with the raised input keep it.
+    """
+    from peft.tuners.lora import Linear
+
+    for module in model.modules():
+        if isinstance(module, Linear) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False
 
 
 def set_rate(optimizer: Any, learning_rate: float) -> None:
