@@ -1,6 +1,6 @@
 """From packs to tensors, and the losses of their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import torch
 
 from ftlib.data.pack import Pack
 from ftlib.train.head import LossHead, Targets, plain_loss
+
+PackHint = Callable[[list[list[int]], torch.device], dict[str, Any]]
+"""What an attention must be told of the sequences in packs: of their lengths, row by row, keywords of the model."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,13 @@ class Forward:
     """How this run's model is asked for losses.
 
     Attention is block-diagonal: with no attention mask, transformers finds the sequences of a pack where position ids
-    restart; `by_sequence` models (`ftlib.train.attention`) are told the lengths.
+    restart; other attentions (`ftlib.train.attention`) are told by `pack_hint`.
     """
 
     module: Any
     head: LossHead | None = None
     """None: the model returns logits, and the loss is taken of them."""
-    by_sequence: bool = False
+    pack_hint: PackHint | None = None
 
     def loss(self, batch: MicroBatch, smoothing: float = 0.0) -> torch.Tensor:
         """Sum over learnt tokens of weight × negative log-likelihood, float32 scalar."""
@@ -88,7 +91,7 @@ class Forward:
         return sums.index_add(0, batch.sequences.flatten(), -losses.flatten())
 
     def _losses(self, batch: MicroBatch, targets: Targets) -> torch.Tensor:
-        options: dict[str, Any] = {"sequence_lengths": batch.sequence_lengths} if self.by_sequence else {}
+        options = self.pack_hint(batch.sequence_lengths, batch.input_ids.device) if self.pack_hint else {}
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "logits_to_keep": batch.kept}
         if self.head is None:
             return plain_loss(self.module(**inputs, use_cache=False, **options).logits, targets)

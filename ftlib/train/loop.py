@@ -25,9 +25,10 @@ from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.models.adapt import AdapterSpec, add_adapter
 from ftlib.models.load import load_model, load_tokenizer
-from ftlib.train.attention import use_packed_attention
+from ftlib.train.attention import set_attention
 from ftlib.train.batches import Forward
 from ftlib.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint
+from ftlib.train.compile import compile_layers
 from ftlib.train.head import find_loss_head
 from ftlib.train.metrics import MetricsWriter, step_line
 from ftlib.train.objectives import METRICS, ObjectiveSettings, batch_loss, divergence_sum, reference_likelihoods
@@ -79,6 +80,10 @@ class LoopSettings:
     """How much lower a validation loss must be to count."""
     chunked_loss: bool = True
     """Take the loss inside the output layer (`ftlib.train.head`) instead of from all logits."""
+    attention: str = "auto"
+    """See `ftlib.train.attention.set_attention`."""
+    compile: bool = False
+    """Compile the model's layers."""
     seed: int = 0
 
 
@@ -140,7 +145,7 @@ class _Run:
         accumulation = math.ceil(self.num_micro / strategy.world_size)
         strategy.prepare(self.model, settings.optimizer, settings.precision, accumulation)
         head = find_loss_head(self.model) if settings.chunked_loss else None
-        self.forward = Forward(strategy.module, head, self.by_sequence)
+        self.forward = Forward(strategy.module, head, self.pack_hint)
         self._know_reference()
         step = self._resume()
         self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
@@ -174,7 +179,11 @@ class _Run:
         with strategy.loading(settings.precision):
             model = load_model(settings.model_folder, dtype, _load_device(strategy), four_bit=settings.kind == "qlora")
         model.config.use_cache = False
-        self.by_sequence = use_packed_attention(model, strategy.device)
+        self.pack_hint = set_attention(
+            model, settings.attention, strategy.device, settings.precision, compiled=settings.compile
+        )
+        if settings.compile:
+            compile_layers(model)
         if settings.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if adapted:

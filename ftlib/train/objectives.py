@@ -124,7 +124,7 @@ METRICS = ("reward_accuracy", "reward_margin")
 
 
 def divergence_sum(forward: Forward, batch: MicroBatch, known: Preferences) -> torch.Tensor:
-    """Sum over a micro-batch of log-ratios of KTO's foreign answers, which alone it holds: a scalar; call without gradients."""
+    """Scalar sum over a micro-batch of log-ratios of KTO's foreign answers, all it holds; call without gradients."""
     ratios = forward.log_likelihoods(batch, len(known.weights)) - known.reference[:, 1]
     return ratios.sum()
 
