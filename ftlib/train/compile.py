@@ -11,7 +11,7 @@ _MAX_VARIANTS = 64
 
 
 def compile_layers(model: Any) -> int:
-    """Have `torch.compile` turn each of a model's repeated layers into fused kernels at its first call; returns how many.
+    """Have `torch.compile` fuse the kernels of a model's repeated layers at their first call; returns how many.
 
     What lies around the layers (embedding, masks, the output layer with the loss) stays as it is, so packs whose
     attention needs a mask do not break the graph. The first other length compiles once more, for any length from then
