@@ -6,7 +6,8 @@ One plain process: no Ray, no DeepSpeed, nothing downloaded. Weights and tokens 
 every pack is full; `--sequences K` fills each with K sequences of equal length. bfloat16: LoRA of rank 16 on all linear
 layers over a frozen bfloat16 base, or all weights in float32 under autocast. The peer is TRL's SFTTrainer where it can
 be imported, else Hugging Face's Trainer, else the plain loop in this file; the output says which. Contenders take
-turns, a fresh model each time; a figure is the median over its timed steps, the ratio the median over rounds. The last line is JSON. `--size tiny --device cpu` tries the script without a GPU.
+turns, a fresh model each time; a figure is the median over its timed steps, the ratio the median over rounds.
+The last line is JSON. `--size tiny --device cpu` tries the script without a GPU.
 
 MFU is the share of the device's dense bfloat16 peak that the model's own arithmetic takes (Chowdhery et al. 2022,
 "PaLM", appendix B); what is computed again (activation checkpointing) does not count. FLOPs of a token:
