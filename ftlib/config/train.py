@@ -237,6 +237,12 @@ class TrainLoopConfig(Config):
     chunked_loss: bool = True
     """Take the loss inside the output layer, a few positions at a time, so that all logits never exist at once."""
 
+    attention: Literal["auto", "sdpa", "eager", "varlen", "flash_attention_2"] = "auto"
+    """`auto`: by sequence on a CPU, PyTorch's with a mask for packs on a GPU. On a GPU below float32, `varlen` (PyTorch's own flash attention) and `flash_attention_2` (needs the package `flash-attn`) skip what the mask hides."""
+
+    compile: bool = False
+    """Compile the model's layers (`torch.compile`): faster steps on a GPU after a minute or so of compiling."""
+
 
 class ParallelConfig(Config):
     """How the model is spread over the workers."""
@@ -356,6 +362,8 @@ class TrainConfig(JobConfig):
             raise ValueError(f"scaling.min_workers {self.scaling.min_workers} is above scaling.num_workers {workers}")
         if self.train.early_stopping_patience and not self.train.eval_every_steps:
             raise ValueError("train.early_stopping_patience counts validations: set train.eval_every_steps")
+        if self.train.compile and self.parallel.strategy == "deepspeed" and self.parallel.zero_stage == 3:
+            raise ValueError("train.compile: ZeRO-3 gathers parameters inside the layers; take zero_stage 2 or less")
         if self.parallel.offload_params and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage != 3):
             raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
         self.method.check()

@@ -15,7 +15,9 @@ from ftlib.models.adapt import add_adapter, load_adapter
 from ftlib.models.initial import compute_eva, find_initial, is_computed, load_initial, save_initial
 from ftlib.models.load import load_model, load_tokenizer
 from ftlib.models.vocabulary import add_token_rows
-from ftlib.train.attention import use_packed_attention
+from ftlib.train.attention import set_attention
+from ftlib.train.batches import PackHint
+from ftlib.train.compile import compile_layers
 from ftlib.train.layout import INITIAL
 from ftlib.train.noise import add_embedding_noise
 from ftlib.train.samples import Samples
@@ -28,8 +30,8 @@ EVA_PACKS = 16
 """Packs whose activations EVA looks at."""
 
 
-def build_model(settings: "LoopSettings", strategy: Strategy, data: Samples) -> tuple[Any, bool]:
-    """The model in training mode, and whether it attends by sequence (`ftlib.train.attention`).
+def build_model(settings: "LoopSettings", strategy: Strategy, data: Samples) -> tuple[Any, PackHint | None]:
+    """The model in training mode, and how it is told of the sequences in packs (`ftlib.train.attention`).
 
     Raises UserError for a model that cannot be loaded or adapted.
     """
@@ -45,7 +47,7 @@ def build_model(settings: "LoopSettings", strategy: Strategy, data: Samples) -> 
                 error = str(reason)
         if error := strategy.broadcast(error):  # the others wait here for the file
             raise UserError(error)
-    model, by_sequence, token_ids = _load_base(settings, strategy)
+    model, pack_hint, token_ids = _load_base(settings, strategy)
     if settings.kind == "full":
         pass
     elif settings.adapter_folder is not None:
@@ -56,24 +58,26 @@ def build_model(settings: "LoopSettings", strategy: Strategy, data: Samples) -> 
         model = _add_adapter(model, settings, token_ids)
     if settings.neftune_alpha:
         add_embedding_noise(model, settings.neftune_alpha)
-    return model.train(), by_sequence
+    return model.train(), pack_hint
 
 
-def _load_base(settings: "LoopSettings", strategy: Strategy) -> tuple[Any, bool, list[int]]:
-    """The base with rows for new tokens; whether it attends by sequence; the new tokens' ids."""
+def _load_base(settings: "LoopSettings", strategy: Strategy) -> tuple[Any, PackHint | None, list[int]]:
+    """The base with rows for new tokens; how it is told of sequences; the new tokens' ids."""
     dtype = strategy.load_dtype(settings.precision, frozen_base=settings.kind != "full")
     device = torch.device("cpu") if strategy.sharded_forward else strategy.device
     bits = settings.quantize_bits if settings.kind == "qlora" else None
     with strategy.loading(settings.precision):
         model = load_model(settings.model_folder, dtype, device, bits=bits)
     model.config.use_cache = False
-    by_sequence = use_packed_attention(model, strategy.device)
+    pack_hint = set_attention(model, settings.attention, strategy.device, settings.precision, compiled=settings.compile)
+    if settings.compile:
+        compile_layers(model)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = []
     if settings.new_tokens:
         ids = add_token_rows(model, load_tokenizer(settings.model_folder), settings.new_tokens)
-    return model, by_sequence, ids
+    return model, pack_hint, ids
 
 
 def _add_adapter(model: Any, settings: "LoopSettings", token_ids: list[int]) -> Any:
@@ -83,7 +87,7 @@ def _add_adapter(model: Any, settings: "LoopSettings", token_ids: list[int]) -> 
 
 def _compute_initial(settings: "LoopSettings", strategy: Strategy, data: Samples) -> None:
     """Compute first weights and store them; the base that this changes is thrown away."""
-    model, by_sequence, token_ids = _load_base(settings, strategy)
+    model, pack_hint, token_ids = _load_base(settings, strategy)
     model = _add_adapter(model, settings, token_ids)
     if settings.adapter.init == "eva":
 
@@ -92,7 +96,8 @@ def _compute_initial(settings: "LoopSettings", strategy: Strategy, data: Samples
             starts = torch.nonzero(batch["position_ids"][0] == 0)[:, 0].tolist()
             ends = [*starts[1:], batch["position_ids"].shape[1]]
             lengths = [[end - start for start, end in zip(starts, ends, strict=True)]]
-            model(**batch, use_cache=False, logits_to_keep=1, **({"sequence_lengths": lengths} if by_sequence else {}))
+            hint = pack_hint(lengths, strategy.device) if pack_hint else {}
+            model(**batch, use_cache=False, logits_to_keep=1, **hint)
 
         ranks = [settings.adapter.rank, *settings.adapter.rank_pattern.values()]
         compute_eva(model, _eva_batches(settings, strategy.device, data, max(ranks)), forward)

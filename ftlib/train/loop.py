@@ -89,6 +89,10 @@ class LoopSettings:
     """How much lower a validation loss must be to count."""
     chunked_loss: bool = True
     """Take the loss inside the output layer (`ftlib.train.head`) instead of from all logits."""
+    attention: str = "auto"
+    """See `ftlib.train.attention.set_attention`."""
+    compile: bool = False
+    """Compile the model's layers."""
     seed: int = 0
     privacy: PrivacySettings | None = None
     """Differentially private training; then `batch_size` is the expected number of privacy units of a step."""
@@ -157,11 +161,11 @@ class Run:
         settings, strategy = self.settings, self.strategy
         self.tokenizer = load_tokenizer(settings.tokenizer_folder or settings.model_folder)
         self._open_data()
-        self.model, by_sequence = build_model(settings, strategy, self.data)
+        self.model, pack_hint = build_model(settings, strategy, self.data)
         accumulation = math.ceil(self.num_micro / strategy.world_size)
         strategy.prepare(self.model, settings.optimizer, settings.precision, accumulation)
         head = find_loss_head(self.model) if settings.chunked_loss else None
-        self.forward = Forward(strategy.module, head, by_sequence)
+        self.forward = Forward(strategy.module, head, pack_hint)
         self._know_reference()
         step = self._resume()
         self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
@@ -271,7 +275,8 @@ class Run:
         total_weight = float(data.weights[samples].sum())
         rate = settings.schedule.rate(step)
         divergence = self._divergence(data, batches)
-        loss_sums, metric_sums = torch.zeros(len(batches), device=strategy.device), torch.zeros(len(METRICS))
+        # Sums stay on the device till the end of the step: reading one would wait for all work that is queued there.
+        loss_sums, metric_sums = (torch.zeros(size, device=strategy.device) for size in (len(batches), len(METRICS)))
         turns = list(share(len(batches), strategy.rank, strategy.world_size))
         for turn, (number, real) in enumerate(turns):
             last = turn == len(turns) - 1
@@ -284,7 +289,7 @@ class Run:
                 metric_sums += metrics
         grad_norm = strategy.step(rate)
         save_now = float(self.must_save is not None and self.must_save())
-        sums = strategy.sum([save_now, *metric_sums.tolist(), *loss_sums.tolist()])
+        sums = strategy.sum([save_now, *torch.cat([metric_sums, loss_sums]).tolist()])
         self.save_now, metric_means = sums[0] > 0, [value / total_weight for value in sums[1 : 1 + len(METRICS)]]
         losses = sums[1 + len(METRICS) :]
         self.odd_samples = [
@@ -317,7 +322,8 @@ class Run:
         """KTO's estimate of how far the model has moved from its reference, over a whole batch; 0 for the others."""
         if self.settings.objective.kind != "kto":
             return 0.0
-        strategy, total = self.strategy, 0.0
+        strategy = self.strategy
+        total = torch.zeros((), dtype=torch.float64, device=strategy.device)
         training = self.model.training  # DeepSpeed's engine keeps none of its own
         strategy.module.eval()  # the estimate must not depend on who computes it, as dropout would
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
@@ -326,9 +332,10 @@ class Run:
                 raise RuntimeError("preferences without a reference")
             with strategy.forwarding(last=True):
                 value = divergence_sum(self.forward, data.collate(batches[number], part=1), known)
-            total += value if real else 0.0
+            if real:
+                total += value
         strategy.module.train(training)
-        return max(0.0, strategy.sum([total])[0] / sum(map(len, batches)))
+        return max(0.0, strategy.sum([float(total)])[0] / sum(map(len, batches)))
 
     def _evaluate(self, step: int) -> str | None:
         """Validation loss and its record; returns `stopped` or `early_stopped` where the run should end."""
@@ -367,16 +374,15 @@ class Run:
         strategy.module.eval()
         batches = val.micro_batches(list(range(len(val))))
         divergence = self._divergence(val, batches)
-        loss_sum, metric_sums = 0.0, torch.zeros(len(METRICS))
+        sums = torch.zeros(1 + len(METRICS), dtype=torch.float64, device=strategy.device)
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
             with strategy.forwarding(last=True):
                 loss, metrics = self._loss(val, batches[number], divergence)
             if real:
-                loss_sum += loss.item()
-                metric_sums += metrics
+                sums += torch.cat([loss[None], metrics])
         strategy.module.train()
         total = float(val.weights.sum())
-        loss_mean, *means = (value / total for value in strategy.sum([loss_sum, *metric_sums.tolist()]))
+        loss_mean, *means = (value / total for value in strategy.sum(sums.tolist()))
         if self.settings.objective.compares:
             return {"val_loss": loss_mean, **{f"val_{name}": value for name, value in zip(METRICS, means, strict=True)}}
         return {"val_loss": loss_mean, "val_perplexity": math.exp(min(loss_mean, 50.0))}

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ftlib.data.pack import Pack, PackedSplit
-from ftlib.train.batches import MicroBatch, collate
+from ftlib.train.batches import MicroBatch, collate, to_device
 from ftlib.train.objectives import Preferences
 
 Floats = npt.NDArray[np.float64]
@@ -67,9 +67,9 @@ class Samples:
             return None
         desirable = np.asarray([split.desirable[index] for split, index in map(self._find, samples)])
         return Preferences(
-            reference=torch.from_numpy(self.reference[samples].astype(np.float32)).to(self._device),
-            weights=torch.from_numpy(self.weights[samples].astype(np.float32)).to(self._device),
-            desirable=torch.from_numpy(desirable).to(self._device),
+            reference=to_device(self.reference[samples].astype(np.float32), self._device),
+            weights=to_device(self.weights[samples].astype(np.float32), self._device),
+            desirable=to_device(desirable, self._device),
         )
 
     def pack(self, sample: int) -> Pack:

@@ -88,6 +88,8 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         early_stopping_patience=loop.early_stopping_patience,
         early_stopping_min_delta=loop.early_stopping_min_delta,
         chunked_loss=loop.chunked_loss,
+        attention=loop.attention,
+        compile=loop.compile,
         seed=config.seed,
         privacy=PrivacySettings(**work["privacy"]) if work["privacy"] else None,
     )
