@@ -11,6 +11,9 @@ to what it reports. Needs Opacus, imported on use.
 """
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -149,7 +152,8 @@ def epsilon(
 
     counter = create_accountant(mechanism=accountant)
     counter.history = [(sigma, rate, steps)]
-    return float(counter.get_epsilon(delta, **_options(accountant, error)))
+    with _quiet():
+        return float(counter.get_epsilon(delta, **_options(accountant, error)))
 
 
 def _noise_multiplier(target: float, delta: float, rate: float, steps: int, accountant: str) -> float:
@@ -157,17 +161,30 @@ def _noise_multiplier(target: float, delta: float, rate: float, steps: int, acco
 
     tolerance = TOLERANCE * target
     try:
-        return float(
-            get_noise_multiplier(
-                target_epsilon=target, target_delta=delta, sample_rate=rate, steps=steps, accountant=accountant,
-                epsilon_tolerance=tolerance, **_options(accountant, tolerance),
+        with _quiet():
+            sigma = get_noise_multiplier(
+                target_epsilon=target,
+                target_delta=delta,
+                sample_rate=rate,
+                steps=steps,
+                accountant=accountant,
+                epsilon_tolerance=tolerance,
+                **_options(accountant, tolerance),
             )
-        )  # fmt: skip
     except ValueError as error:
         raise UserError(
             f"privacy.epsilon {target:g} with delta {delta:g} cannot be kept over {steps} steps at sampling rate "
             f"{rate:.3g} ({error}): raise it, or lower train.max_steps or train.global_batch_size"
         ) from error
+    return float(sigma)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings about bounds that only set the width of the PRV accountant's grid, and logarithms of 0 in it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _options(accountant: str, error: float) -> dict[str, float]:

@@ -14,7 +14,7 @@ Calibration in Membership Inference Attacks"). At a false-positive rate of 1 % t
 Clopper-Pearson interval of 95 %, must hold 1 % for the private model and lie above for the plain one. Both losses on
 ordinary records are reported: a model that learnt nothing would leak nothing.
 
-The last line is JSON; the exit code is 1 when a claim does not hold. About 6 minutes on two hyperthreads of one core.
+The last line is JSON; the exit code is 1 when a claim does not hold. About 4 minutes on two hyperthreads of one core.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def random_model(folder: Path, tokenizer: Any) -> Path:
 
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=False,
+        num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=False, initializer_range=0.09,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -211,13 +211,14 @@ def leak(root: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--canaries", type=int, default=1000, help="trained on; twice as many are held out")
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--base-steps", type=int, default=400)
-    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--canaries", type=int, default=500, help="trained on; twice as many are held out")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--base-steps", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the model is so small that threads only wait for each other
     accounts = accounting()
     with tempfile.TemporaryDirectory() as folder:
         result = leak(Path(folder), options)
