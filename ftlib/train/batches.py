@@ -49,7 +49,7 @@ def collate(packs: Sequence[Pack], pad_id: int, device: torch.device) -> MicroBa
     for row, pack in enumerate(packs):
         numbers[row, : len(pack.input_ids)] = past + np.cumsum(pack.position_ids == 0) - 1
         past += pack.num_sequences
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "input_ids": ids, "position_ids": positions, "kept": kept, "targets": targets, "weights": target_weights,
         "sequences": numbers[:, 1:][:, kept],
     }  # fmt: skip
