@@ -172,9 +172,9 @@ def attend_varlen(  # noqa: PLR0917 (transformers calls it by position)
         cu_seq_lens_q = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
         max_length_q = length
     # Norms of queries and keys with float32 weights raise them; the kernel takes half precision alone.
-    q, k, v = (tensor.to(value.dtype).transpose(1, 2).reshape(-1, heads, size) for tensor in (query, key, value))
-    causal = (-1, 0)  # window: all before, nothing after
-    output: Any = varlen_attn(
-        q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=causal
+    query, key, value = (
+        tensor.to(value.dtype).transpose(1, 2).reshape(-1, heads, size) for tensor in (query, key, value)
     )
+    bounds, longest, causal = cu_seq_lens_q, max_length_q, (-1, 0)  # window: all before, nothing after
+    output: Any = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling, window_size=causal)
     return output.view(batch, length, heads, size), None
