@@ -194,6 +194,14 @@ class TrainConfig(JobConfig):
     dry_run: bool = False
     """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
 
+    inspect: Annotated[int, Field(ge=1)] | None = None
+    """Train nothing: print this many samples of the training split as the model gets them, supervised tokens marked, and counts. Needs no cluster."""
+
+    @property
+    def writes_output(self) -> bool:
+        """Whether the job makes a run, rather than telling something about one."""
+        return not (self.dry_run or self.inspect)
+
     @property
     def gradient_accumulation(self) -> int:
         """Micro-batches per worker and optimiser step."""

@@ -104,6 +104,12 @@ class PackedSplit:
         totals = np.concatenate([[0], np.cumsum(self._sequences[self._order, 2])])
         return np.asarray(totals[self._bounds[1:]] - totals[self._bounds[:-1]])
 
+    @cached_property
+    def num_supervised(self) -> int:
+        """Learnt tokens of the whole split."""
+        files = {int(file) for file in self._sequences[:, 0]}
+        return sum(int(np.count_nonzero(self._file(number)[1])) for number in files)
+
     def _file(self, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         if number not in self._files:
             self._files[number] = (

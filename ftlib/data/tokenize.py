@@ -25,6 +25,7 @@ from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
 from ftlib.data.pack import INFO, write_file, write_index
 from ftlib.data.schema import ID, MESSAGES, TEXT, WEIGHT
+from ftlib.data.unsupervised import Unsupervised, why_unsupervised
 from ftlib.models.chat import encode_example, encode_text
 
 logger = get_logger(__name__)
@@ -33,7 +34,6 @@ FORMAT = 2
 """Version of the folder's layout and of the algorithm: part of the key."""
 INPUTS = "inputs.json"
 """What the tokens were made from, beside them."""
-_SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Sequences:
     weights: list[list[float]] = field(default_factory=list)
     num_rows: int = 0
     num_truncated: int = 0
-    unsupervised_ids: list[str] = field(default_factory=list)
+    unsupervised: Unsupervised = field(default_factory=Unsupervised)
 
 
 def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: TokenizeSettings) -> Path:
@@ -70,8 +70,8 @@ def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: Tokeniz
         settings: limits and tokenizer; the tokenizer counts by the hash of its files.
 
     Raises:
-        UserError: more rows than allowed supervise no token, or nothing is left to learn from. Row ids are shown, never
-            their text.
+        UserError: more rows than allowed supervise no token, or nothing is left to learn from. Reasons are shown with
+            row ids, never their text.
     """
     folder = cache / packed_key(inputs, settings)
     if not (folder / INFO).exists():
@@ -118,7 +118,7 @@ def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, max_seq_len: int) 
         pieces = [(ids, mask) for ids, mask in pieces if any(mask[1:]) and weight > 0]
         result.num_truncated += truncated
         if not pieces:
-            result.unsupervised_ids.append(row[ID])
+            result.unsupervised.add(row[ID], why_unsupervised(row, weight, tokenizer))
         for ids, mask in pieces:
             result.tokens.append(ids)
             result.weights.append([weight if flag else 0.0 for flag in mask])
@@ -162,9 +162,8 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_tokenize_file, fn_kwargs=arguments)
     results = sorted(dataset.take_all(), key=lambda result: result["number"])
     num_rows = sum(result["num_rows"] for result in results)
-    ids = [record_id for result in results for record_id in result["unsupervised_ids"]]
-    num_unsupervised = sum(result["num_unsupervised"] for result in results)
-    _check_supervised(num_rows, num_unsupervised, ids, settings.max_unsupervised)
+    unsupervised = Unsupervised.merged(result["unsupervised"] for result in results)
+    unsupervised.check(num_rows, settings.max_unsupervised)
     sequences = np.concatenate([np.load(target / f"part-{item['number']:05d}.npy") for item in items])
     if not len(sequences):
         raise UserError("the split has no row to learn from")
@@ -172,19 +171,10 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
         (target / f"part-{item['number']:05d}.npy").unlink()
     counts = {
         "num_rows": num_rows,
-        "num_unsupervised": num_unsupervised,
+        "num_unsupervised": unsupervised.num_rows,
         "num_truncated": sum(result["num_truncated"] for result in results),
     }
     return write_index(target, sequences, settings.max_seq_len, packing=settings.packing, counts=counts)
-
-
-def _check_supervised(num_rows: int, num_unsupervised: int, ids: list[str], allowed: float) -> None:
-    if num_unsupervised > allowed * num_rows:
-        shown = ", ".join(ids[:_SHOWN_IDS])
-        raise UserError(
-            f"{num_unsupervised} of {num_rows} rows supervise no token, more than data.max_unsupervised {allowed:g} "
-            f"allows: no assistant message, an empty answer, weight 0, or refused by the chat template. Ids: {shown}"
-        )
 
 
 def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings, limit: int | None) -> dict[str, Any]:
@@ -200,8 +190,7 @@ def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings
         "number": number,
         "num_rows": result.num_rows,
         "num_truncated": result.num_truncated,
-        "num_unsupervised": len(result.unsupervised_ids),
-        "unsupervised_ids": result.unsupervised_ids[:_SHOWN_IDS],
+        "unsupervised": result.unsupervised.as_json(),
     }
 
 

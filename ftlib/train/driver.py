@@ -84,7 +84,7 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
 
     The number of workers changes no result, so it is in neither; how the model is spread is in the first only.
     """
-    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run"})
+    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run", "inspect"})
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
     resumable = {name: value for name, value in settings.items() if name != "parallel"}
