@@ -20,6 +20,7 @@ from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
 from ftlib.train.layout import ADAPTER, CONFIG, METRICS, MODEL, RAY, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
+from ftlib.train.report import RunFacts, write_report
 
 logger = get_logger(__name__)
 
@@ -67,7 +68,11 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     write_json(str(run_dir / CONFIG), config.resolved())
     check_resources(config)
     work = _packed_work(config, inputs, run_dir, resume_key)
-    outcome = _fit(config, work, on_eval)
+    outcome: dict[str, Any] = {"status": "failed"}
+    try:
+        outcome = _fit(config, work, on_eval)
+    finally:
+        write_report(run_dir, _facts(config, inputs, work, outcome))
     if outcome["status"] == "diverged":
         values = ", ".join(f"{name} {value}" for name, value in outcome["metrics"].items() if name != "step")
         raise DivergedError(
@@ -117,7 +122,7 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
         "folders": folders,
         "total_steps": steps,
         "resume_key": resume_key,
-        "counts": data.info | {"num_steps": steps},
+        "counts": data.info | {"num_supervised": data.num_supervised, "num_steps": steps},
     }
 
 
@@ -156,6 +161,18 @@ def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> d
     if outcome["status"] == "error":
         raise UserError(outcome["message"])
     return outcome
+
+
+def _facts(config: TrainConfig, inputs: RunInputs, work: dict[str, Any], outcome: dict[str, Any]) -> RunFacts:
+    return RunFacts(
+        run_id=Path(work["run_dir"]).name,
+        status=outcome["status"],
+        config=config.resolved(),
+        counts=work["counts"],
+        base_fingerprint=inputs.model_fingerprint,
+        best=outcome.get("best"),
+        last=outcome.get("metrics") if outcome["status"] == "diverged" else None,
+    )
 
 
 def _manifest(

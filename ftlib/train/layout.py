@@ -2,6 +2,7 @@
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 BEST = "BEST"
 ADAPTER = "adapter"

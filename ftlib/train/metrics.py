@@ -10,11 +10,16 @@ from ftlib.train.layout import METRICS
 
 
 class MetricsWriter:
-    """Appends records of training steps and validations; a resumed run drops those after its checkpoint."""
+    """Appends records of training steps and validations; a resumed run drops those after its checkpoint.
+
+    Each has a `kind`: `train`, `val`, or `resume` where the run went on from a checkpoint, and its `step`.
+    """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         self.path = folder / METRICS
         kept = [record for record in read_metrics(folder) if record["step"] <= resume_step]
+        if resume_step:
+            kept.append({"kind": "resume", "step": resume_step})
         write_text(str(self.path), "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, record: dict[str, Any]) -> None:
