@@ -13,7 +13,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
         return {"manifest": None, "plan": dry_run(config)}
     if config.inspect:
-        from ftlib.train.samples import inspect_samples
+        from ftlib.train.inspection import inspect_samples
 
         return {"manifest": None, "summary": inspect_samples(config)}
     from ftlib.runtime.cluster import connect

@@ -7,8 +7,8 @@ import pytest
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import UserError
-from ftlib.train import samples
-from ftlib.train.samples import inspect_samples
+from ftlib.train import inspection
+from ftlib.train.inspection import inspect_samples
 from tests.prepared_data import write_prepared
 from tests.training_cases import conversations
 
@@ -85,7 +85,7 @@ def test_summary_equals_the_split_that_training_reads(make_config, tmp_path, tok
 
 
 def test_large_splits_are_counted_on_a_sample_of_rows(make_config, monkeypatch):
-    monkeypatch.setattr(samples, "MAX_ROWS", 5)
+    monkeypatch.setattr(inspection, "MAX_ROWS", 5)
     page, summary = shown(make_config(inspect=2))
     assert (summary["num_rows"], summary["num_rows_read"]) == (23, 5)
     assert "23 rows, counts of 5 of them" in page
