@@ -27,15 +27,27 @@ def conversations(num_rows: int, seed: int = 0) -> list[dict]:
     return rows
 
 
-def packed_split(folder: Path, tokenizer, num_rows: int, max_seq_len: int = 128, seed: int = 0) -> Path:
-    """A packed split of generated conversations."""
+def preferences(num_rows: int, seed: int = 0) -> list[dict]:
+    """The conversations of one turn with a rejected answer each."""
+    rows = [row | {"messages": row["messages"][:2]} for row in conversations(num_rows, seed)]
+    return [row | {"rejected": f"I cannot say, {WORDS[number % 5]}"} for number, row in enumerate(rows)]
+
+
+def packed_split(
+    folder: Path, tokenizer, num_rows: int, max_seq_len: int = 128, seed: int = 0, rows=conversations, **options
+) -> Path:
+    """A packed split of generated records; `options` of TokenizeSettings."""
     from ftlib.data.pack import write_file, write_index
-    from ftlib.data.tokenize import tokenize_rows
+    from ftlib.data.tokenize import TokenizeSettings, tokenize_rows
 
     folder.mkdir(parents=True)
-    sequences = tokenize_rows(conversations(num_rows, seed), tokenizer, max_seq_len)
-    rows = write_file(folder, 0, sequences.tokens, sequences.weights)
-    write_index(folder, np.asarray(rows), max_seq_len, packing=True, counts={"num_rows": num_rows})
+    settings = TokenizeSettings("", max_seq_len, **options)
+    sequences = tokenize_rows(rows(num_rows, seed), tokenizer, settings)
+    written = write_file(folder, 0, sequences.tokens, sequences.weights, sequences.ids)
+    samples = np.asarray(sequences.samples, dtype=np.float32) if settings.objective != "sft" else None
+    copies = np.asarray(sequences.copies)
+    counts = {"num_rows": num_rows}
+    write_index(folder, written, max_seq_len, packing=settings.packing, counts=counts, copies=copies, samples=samples)
     return folder
 
 

@@ -9,6 +9,16 @@ from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceSt
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+class TrainReplayConfig(Config):
+    """General data in every batch, against forgetting."""
+
+    path: PathStr
+    """A prepared dataset; its train split is mixed in."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of every batch that comes from it."""
+
+
 class TrainDataConfig(Config):
     """The prepared dataset and how it is laid out for the model."""
 
@@ -20,6 +30,18 @@ class TrainDataConfig(Config):
 
     max_unsupervised: Annotated[float, Field(ge=0, le=1)] = 0.01
     """The job aborts when more than this share of the rows supervises no token."""
+
+    truncation: Literal["left", "right", "drop"] = "left"
+    """What a conversation above `train.max_seq_len` loses: the left of its prompt, its right end, or `drop`: all of it."""
+
+    weighting: Literal["loss", "sampling"] = "loss"
+    """A record's weight scales its loss, or says how often an epoch shows it (2.5: twice, and half of such records thrice)."""
+
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Label → factor of its records' weights; others have 1."""
+
+    replay: TrainReplayConfig | None = None
+    """Default: what `mix.replay` of the prepared dataset recorded, if anything."""
 
 
 class ModelConfig(Config):
@@ -52,6 +74,25 @@ class MethodConfig(Config):
 
     use_rslora: bool = False
     """Scale by alpha / √rank (rank-stabilised LoRA)."""
+
+
+class ObjectiveConfig(Config):
+    """What is minimised."""
+
+    kind: Literal["sft", "dpo", "kto"] = "sft"
+    """Likelihood of answers and plain text; or preferences: `dpo` of records with `rejected`, `kto` of answers with or without."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """`sft`: share of each target spread over the vocabulary; `dpo`: share of pairs taken to be the wrong way round."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """`dpo`, `kto`: how strongly the model is held to the one it starts from."""
+
+    desirable_weight: Annotated[float, Field(gt=0)] = 1.0
+    """`kto`: weight of chosen answers."""
+
+    undesirable_weight: Annotated[float, Field(gt=0)] = 1.0
+    """`kto`: weight of rejected answers."""
 
 
 class OptimConfig(Config):
@@ -101,7 +142,7 @@ class TrainLoopConfig(Config):
     """Sequences per forward pass of one worker; gradient accumulation is derived."""
 
     max_seq_len: Annotated[int, Field(ge=8)] = 1024
-    """Longest sequence in tokens; longer samples are truncated from the left of the prompt and counted."""
+    """Longest sequence in tokens; longer samples are truncated and counted (see `data.truncation`)."""
 
     precision: Precision = "auto"
     """`auto`: bfloat16 where the device computes it natively, else float32."""
@@ -120,6 +161,15 @@ class TrainLoopConfig(Config):
 
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept besides the best."""
+
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many validations in a row without a lower loss; the result is the best checkpoint in any case."""
+
+    early_stopping_min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """How much lower a validation loss must be to count as lower."""
+
+    chunked_loss: bool = True
+    """Take the loss inside the output layer, a few positions at a time, so that all logits never exist at once."""
 
 
 class ParallelConfig(Config):
@@ -142,7 +192,10 @@ class ScalingConfig(Config):
     """The workers."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
-    """Training workers (one per GPU)."""
+    """Training workers (one per GPU); with `min_workers` the most of them."""
+
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    """Elastic: start with as few, use up to `num_workers` as the cluster grows and shrinks; the result stays the same."""
 
     use_gpu: bool = False
     """Give every worker one GPU."""
@@ -178,6 +231,9 @@ class TrainConfig(JobConfig):
 
     method: MethodConfig = MethodConfig()
     """What is trained."""
+
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""
 
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
@@ -215,6 +271,10 @@ class TrainConfig(JobConfig):
                 f"train.global_batch_size {batch} cannot be divided among scaling.num_workers {workers} × "
                 f"train.micro_batch_size {micro}; the next that can is {-(-batch // (micro * workers)) * micro * workers}"
             )
+        if (self.scaling.min_workers or 0) > workers:
+            raise ValueError(f"scaling.min_workers {self.scaling.min_workers} is above scaling.num_workers {workers}")
+        if self.train.early_stopping_patience and not self.train.eval_every_steps:
+            raise ValueError("train.early_stopping_patience counts validations: set train.eval_every_steps")
         if self.parallel.offload_params and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage != 3):
             raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
         if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):

@@ -5,13 +5,14 @@ so only lengths and counters come back to the driver. Packing then writes index 
 prepared files, the tokenizer and the settings alone; it stands under a key of them and is shared by all runs with that
 key.
 
-Records longer than the limit: a conversation loses tokens from the left of its prompt (then from the end of its last
-answer); plain text is cut into consecutive pieces. Records that supervise no token are left out and counted.
+Records longer than the limit: by default a conversation loses tokens from the left of its prompt (then from the end of
+its last answer); plain text is cut into consecutive pieces. Records that supervise no token are left out and counted.
+Weights of records scale their loss, or say how often an epoch shows them.
 """
 
 import hashlib
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,26 @@ from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
 from ftlib.data.pack import INFO, write_file, write_index
-from ftlib.data.schema import ID, MESSAGES, TEXT, WEIGHT
-from ftlib.data.unsupervised import Unsupervised, why_unsupervised
+from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, TEXT, WEIGHT
+from ftlib.data.unsupervised import (
+    CUT_OFF,
+    NO_ASSISTANT,
+    NO_REJECTED,
+    NOT_RENDERED,
+    REFUSED,
+    WEIGHT_ZERO,
+    Unsupervised,
+    why_unsupervised,
+)
 from ftlib.models.chat import encode_example, encode_text
 
 logger = get_logger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout and of the algorithm: part of the key."""
 INPUTS = "inputs.json"
 """What the tokens were made from, beside them."""
+_COUNTERS = ("num_rows", "num_truncated", "num_too_long", "num_supervised")
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,14 @@ class TokenizeSettings:
     """The share of rows without a learnt token above which `tokenize_split` raises."""
     max_rows: int | None = None
     """Only this many rows, those with the smallest hash of id."""
+    objective: str = "sft"
+    """`sft`; `dpo`: a chosen and a rejected answer a sample; `kto`: an answer, and one of the next sample."""
+    truncation: str = "left"
+    """What a conversation that is too long loses: `left` of its prompt, its `right` end, or `drop`: the whole of it."""
+    weighting: str = "loss"
+    """A record's weight scales its `loss`, or by `sampling` says how often an epoch shows it."""
+    class_weights: tuple[tuple[str, float], ...] = ()
+    """Factors of the weights of records with a label."""
 
 
 @dataclass
@@ -55,9 +74,22 @@ class Sequences:
 
     tokens: list[list[int]] = field(default_factory=list)
     weights: list[list[float]] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    copies: list[int] = field(default_factory=list)
+    """How often an epoch shows each sequence."""
+    samples: list[tuple[float, float]] = field(default_factory=list)
+    """Of preferences: weight and whether the answer is desirable, of each pair of sequences."""
     num_rows: int = 0
     num_truncated: int = 0
+    num_too_long: int = 0
     unsupervised: Unsupervised = field(default_factory=Unsupervised)
+
+    def add(self, record_id: str, ids: list[int], weights: list[float], copies: int = 1) -> None:
+        """Append a sequence."""
+        self.tokens.append(ids)
+        self.weights.append(weights)
+        self.ids.append(record_id)
+        self.copies.append(copies)
 
 
 def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: TokenizeSettings) -> Path:
@@ -91,8 +123,8 @@ def packed_key(inputs: Any, settings: TokenizeSettings) -> str:
         for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json")
         for path in sorted(Path(settings.tokenizer_folder).glob(pattern))
     }
-    limits = [settings.max_seq_len, settings.packing, settings.max_unsupervised, settings.max_rows]
-    return fingerprint({"format": FORMAT, "inputs": inputs, "tokenizer": tokenizer, "limits": limits})
+    options = {name: value for name, value in asdict(settings).items() if name != "tokenizer_folder"}
+    return fingerprint({"format": FORMAT, "inputs": inputs, "tokenizer": tokenizer, "options": options})
 
 
 def hash_limit(files: list[str], max_rows: int | None) -> int | None:
@@ -109,23 +141,127 @@ def id_hash(record_id: str) -> int:
     return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big")
 
 
-def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, max_seq_len: int) -> Sequences:
+def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: TokenizeSettings) -> Sequences:
     """Tokenise canonical records; each sequence has at least one learnt token after its first."""
-    result = Sequences(num_rows=len(rows))
+    if settings.objective != "sft":
+        return preference_rows(rows, tokenizer, settings)
+    result, factors = Sequences(num_rows=len(rows)), dict(settings.class_weights)
     for row in rows:
-        weight = 1.0 if row.get(WEIGHT) is None else float(row[WEIGHT])
-        pieces, truncated = _pieces(row, tokenizer, max_seq_len)
+        weight = _weight(row, factors)
+        pieces, truncated = _pieces(row, tokenizer, settings)
         pieces = [(ids, mask) for ids, mask in pieces if any(mask[1:]) and weight > 0]
         result.num_truncated += truncated
+        if truncated and not pieces and settings.truncation == "drop":
+            result.num_too_long += 1
+            continue
         if not pieces:
             result.unsupervised.add(row[ID], why_unsupervised(row, weight, tokenizer))
+        loss, copies = (weight, 1) if settings.weighting == "loss" else (1.0, num_copies(row[ID], weight))
         for ids, mask in pieces:
-            result.tokens.append(ids)
-            result.weights.append([weight if flag else 0.0 for flag in mask])
+            result.add(row[ID], ids, [loss if flag else 0.0 for flag in mask], copies)
     return result
 
 
-def _pieces(row: dict[str, Any], tokenizer: Any, limit: int) -> tuple[list[tuple[list[int], list[bool]]], bool]:
+def preference_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: TokenizeSettings) -> Sequences:
+    """Tokenise records of preferences, two sequences a sample; only the answers at the end weigh (1 a token).
+
+    DPO needs both answers. KTO takes an answer alone (desirable) or two (the second undesirable), each beside another
+    record's answer to its own prompt, from which the divergence is estimated.
+    """
+    result, factors = Sequences(num_rows=len(rows)), dict(settings.class_weights)
+    answers: list[Answer] = []
+    for row in rows:
+        chosen = row[MESSAGES][-1] if row.get(MESSAGES) else {"role": "none"}
+        rejected = row.get(REJECTED)
+        reasons = [
+            reason
+            for reason, holds in (
+                (NO_ASSISTANT, chosen["role"] != "assistant"),
+                (WEIGHT_ZERO, _weight(row, factors) <= 0),
+                (NO_REJECTED, settings.objective == "dpo" and not rejected),
+            )
+            if holds
+        ]
+        if reasons:
+            result.unsupervised.add(row[ID], reasons[0])
+            continue
+        answers.append((row, chosen["content"], True))
+        if rejected:
+            answers.append((row, rejected, False))
+    if settings.objective == "dpo":
+        pairs = list(zip(answers[::2], answers[1::2], strict=True))
+    else:
+        pairs = [(answer, (answer[0], _foreign_answer(answers, place), False)) for place, answer in enumerate(answers)]
+    for pair in pairs:
+        _add_pair(result, pair, tokenizer, settings, _weight(pair[0][0], factors))
+    return result
+
+
+Answer = tuple[dict[str, Any], str, bool]
+"""A record, an answer to its prompt, and whether that is desirable."""
+
+
+def _foreign_answer(answers: list[Answer], place: int) -> str:
+    """The next answer to another record's prompt (records have at most two); its own where there is none."""
+    following = (answers[(place + step) % len(answers)] for step in (1, 2))
+    return next((answer for row, answer, _ in following if row is not answers[place][0]), answers[place][1])
+
+
+def _add_pair(
+    result: Sequences, pair: tuple[Answer, Answer], tokenizer: Any, settings: TokenizeSettings, weight: float
+) -> None:
+    """Two answers to one prompt, which both lose the same tokens of when one is too long."""
+    row, limit, encoded = pair[0][0], settings.max_seq_len, []
+    for _, answer, _ in pair:
+        try:
+            ids, mask = encode_example(tokenizer, [*row[MESSAGES][:-1], {"role": "assistant", "content": answer}])
+        except UserError:
+            ids, mask = [], []
+        encoded.append((ids, last_answer(mask)))
+    if not all(any(mask[1:]) for _, mask in encoded):
+        result.unsupervised.add(row[ID], NOT_RENDERED if all(ids for ids, _ in encoded) else REFUSED)
+        return
+    excess = max(len(ids) for ids, _ in encoded) - limit
+    if excess > 0:
+        result.num_truncated += 1
+        if settings.truncation == "drop":
+            result.num_too_long += 1
+            return
+        start = min(mask.index(True) for _, mask in encoded)
+        cut = min(excess, max(start - 1, 0)) if settings.truncation == "left" else 0
+        encoded = [(ids[cut : cut + limit], mask[cut : cut + limit]) for ids, mask in encoded]
+        if not all(any(mask[1:]) for _, mask in encoded):
+            result.unsupervised.add(row[ID], CUT_OFF)
+            return
+    for ids, mask in encoded:
+        result.add(row[ID], ids, [1.0 if flag else 0.0 for flag in mask])
+    result.samples.append((weight, float(pair[0][2])))
+
+
+def last_answer(mask: list[bool]) -> list[bool]:
+    """A mask without all but its last run of True."""
+    end = len(mask) - 1 - mask[::-1].index(True) if any(mask) else -1
+    start = end
+    while start > 0 and mask[start - 1]:
+        start -= 1
+    return [start <= place <= end for place in range(len(mask))] if end >= 0 else mask
+
+
+def num_copies(record_id: str, weight: float) -> int:
+    """How often an epoch shows a record of a weight: its whole part, and once more for the fraction of all such ids."""
+    whole = int(weight)
+    return whole + (id_hash(f"copies:{record_id}") / 2**64 < weight - whole)
+
+
+def _weight(row: dict[str, Any], factors: dict[str, float]) -> float:
+    weight = 1.0 if row.get(WEIGHT) is None else float(row[WEIGHT])
+    return weight * factors.get(row.get(LABEL) or "", 1.0)
+
+
+def _pieces(
+    row: dict[str, Any], tokenizer: Any, settings: TokenizeSettings
+) -> tuple[list[tuple[list[int], list[bool]]], bool]:
+    limit = settings.max_seq_len
     if not row.get(MESSAGES):
         ids, mask = encode_text(tokenizer, row.get(TEXT) or "")
         # Pieces share a token, so that the first of each is learnt in the piece before.
@@ -135,7 +271,10 @@ def _pieces(row: dict[str, Any], tokenizer: Any, limit: int) -> tuple[list[tuple
         ids, mask = encode_example(tokenizer, row[MESSAGES])
     except UserError:  # the template refuses this conversation: counted with those that teach nothing
         return [], False
-    return [truncate(ids, mask, limit)], len(ids) > limit
+    if len(ids) <= limit:
+        return [(ids, mask)], False
+    cut = {"left": [truncate(ids, mask, limit)], "right": [(ids[:limit], mask[:limit])], "drop": []}
+    return cut[settings.truncation], True
 
 
 def truncate(ids: list[int], mask: list[bool], limit: int) -> tuple[list[int], list[bool]]:
@@ -164,32 +303,42 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
     num_rows = sum(result["num_rows"] for result in results)
     unsupervised = Unsupervised.merged(result["unsupervised"] for result in results)
     unsupervised.check(num_rows, settings.max_unsupervised)
-    sequences = np.concatenate([np.load(target / f"part-{item['number']:05d}.npy") for item in items])
-    if not len(sequences):
-        raise UserError("the split has no row to learn from")
+    parts = []
     for item in items:
-        (target / f"part-{item['number']:05d}.npy").unlink()
-    counts = {
-        "num_rows": num_rows,
-        "num_unsupervised": unsupervised.num_rows,
-        "num_truncated": sum(result["num_truncated"] for result in results),
+        path = target / f"part-{item['number']:05d}.npz"
+        with np.load(path) as part:
+            parts.append(dict(part))
+        path.unlink()
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in ("sequences", "copies", "samples")}
+    if not len(whole["sequences"]) or not whole["copies"].any():
+        raise UserError("the split has no row to learn from")
+    counts = {name: sum(result[name] for result in results) for name in _COUNTERS} | {
+        "num_unsupervised": unsupervised.num_rows
     }
-    return write_index(target, sequences, settings.max_seq_len, packing=settings.packing, counts=counts)
+    samples = whole["samples"] if settings.objective != "sft" else None
+    return write_index(
+        target, whole["sequences"], settings.max_seq_len, packing=settings.packing, counts=counts,
+        copies=whole["copies"], samples=samples,
+    )  # fmt: skip
 
 
 def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings, limit: int | None) -> dict[str, Any]:
     """Ray Data task: one Parquet file to one file of tokens and weights; returns counters."""
-    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT])
+    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL])
     if limit is not None:
         rows = [row for row in rows if id_hash(row[ID]) <= limit]
-    result = tokenize_rows(rows, _tokenizer(settings.tokenizer_folder), settings.max_seq_len)
+    result = tokenize_rows(rows, _tokenizer(settings.tokenizer_folder), settings)
     number = int(item["number"])
-    sequences: npt.NDArray[np.int64] = write_file(Path(target), number, result.tokens, result.weights)
-    np.save(Path(target) / f"part-{number:05d}.npy", sequences)
+    sequences: npt.NDArray[np.int64] = write_file(Path(target), number, result.tokens, result.weights, result.ids)
+    copies = np.asarray(result.copies, dtype=np.int64)
+    samples = np.asarray(result.samples, dtype=np.float32).reshape(-1, 2)
+    np.savez(Path(target) / f"part-{number:05d}.npz", sequences=sequences, copies=copies, samples=samples)
     return {
         "number": number,
         "num_rows": result.num_rows,
         "num_truncated": result.num_truncated,
+        "num_too_long": result.num_too_long,
+        "num_supervised": sum(weight > 0 for row in result.weights for weight in row),
         "unsupervised": result.unsupervised.as_json(),
     }
 

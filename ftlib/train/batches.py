@@ -1,4 +1,4 @@
-"""From packs to tensors, and the loss of one micro-batch."""
+"""From packs to tensors, and the losses of their tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from ftlib.data.pack import Pack
+from ftlib.train.head import LossHead, Targets, plain_loss
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class MicroBatch:
     """int64[B, K]: the tokens that follow them."""
     weights: torch.Tensor
     """float32[B, K]: the targets' loss weights."""
+    sequences: torch.Tensor
+    """int64[B, K]: number of the sequence that a target belongs to, counted through the rows; 0 for padding."""
     sequence_lengths: list[list[int]]
     """For each row the lengths of its sequences, padding included; S in sum."""
 
@@ -39,25 +41,48 @@ def collate(packs: Sequence[Pack], pad_id: int, device: torch.device) -> MicroBa
         positions[row, size:] = np.arange(longest - size)
     kept = np.flatnonzero(weights[:, 1:].any(axis=0))
     targets, target_weights = ids[:, 1:][:, kept], weights[:, 1:][:, kept]
-    arrays = {"input_ids": ids, "position_ids": positions, "kept": kept, "targets": targets, "weights": target_weights}
+    numbers, past = np.zeros_like(ids), 0
+    for row, pack in enumerate(packs):
+        numbers[row, : len(pack.input_ids)] = past + np.cumsum(pack.position_ids == 0) - 1
+        past += pack.num_sequences
+    arrays = {
+        "input_ids": ids, "position_ids": positions, "kept": kept, "targets": targets, "weights": target_weights,
+        "sequences": numbers[:, 1:][:, kept],
+    }  # fmt: skip
     return MicroBatch(
         **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()},
         sequence_lengths=[np.diff([*np.flatnonzero(row == 0), longest]).tolist() for row in positions],
     )
 
 
-def micro_batch_loss(model: Any, batch: MicroBatch, *, by_sequence: bool = False) -> torch.Tensor:
-    """Sum over learnt tokens of weight × negative log-likelihood, float32 scalar.
+@dataclass(frozen=True)
+class Forward:
+    """How this run's model is asked for losses.
 
     Attention is block-diagonal: with no attention mask, transformers finds the sequences of a pack where position ids
     restart; `by_sequence` models (`ftlib.train.attention`) are told the lengths.
     """
-    logits = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        logits_to_keep=batch.kept,
-        **({"sequence_lengths": batch.sequence_lengths} if by_sequence else {}),
-    ).logits
-    losses = functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
-    return (losses * batch.weights.flatten()).sum()
+
+    module: Any
+    head: LossHead | None = None
+    """None: the model returns logits, and the loss is taken of them."""
+    by_sequence: bool = False
+
+    def loss(self, batch: MicroBatch, smoothing: float = 0.0) -> torch.Tensor:
+        """Sum over learnt tokens of weight × negative log-likelihood, float32 scalar."""
+        return self._losses(batch, Targets(batch.targets, batch.weights, smoothing))
+
+    def log_likelihoods(self, batch: MicroBatch, num_sequences: int) -> torch.Tensor:
+        """Log-likelihood of each sequence's learnt tokens given those before, float32[num_sequences]."""
+        losses = self._losses(batch, Targets(batch.targets, None)) * (batch.weights > 0)
+        sums = torch.zeros(num_sequences, dtype=torch.float32, device=losses.device)
+        return sums.index_add(0, batch.sequences.flatten(), -losses.flatten())
+
+    def _losses(self, batch: MicroBatch, targets: Targets) -> torch.Tensor:
+        options: dict[str, Any] = {"sequence_lengths": batch.sequence_lengths} if self.by_sequence else {}
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "logits_to_keep": batch.kept}
+        if self.head is None:
+            return plain_loss(self.module(**inputs, use_cache=False, **options).logits, targets)
+        with self.head.expecting(targets):
+            losses: torch.Tensor = self.module(**inputs, use_cache=False, **options).logits
+        return losses

@@ -8,9 +8,9 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import DivergedError, UserError
@@ -18,9 +18,12 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
-from ftlib.train.layout import ADAPTER, CONFIG, METRICS, MODEL, RAY, TOKENS
+from ftlib.train.layout import ADAPTER, CHECKPOINTS, CONFIG, METRICS, MODEL, RAY, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
 from ftlib.train.report import RunFacts, write_report
+
+if TYPE_CHECKING:
+    from ftlib.data.tokenize import TokenizeSettings
 
 logger = get_logger(__name__)
 
@@ -76,8 +79,9 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     if outcome["status"] == "diverged":
         values = ", ".join(f"{name} {value}" for name, value in outcome["metrics"].items() if name != "step")
         raise DivergedError(
-            f"training diverged at step {outcome['step']} ({values}): lower optim.learning_rate "
-            f"({config.optim.learning_rate:g}) or raise optim.warmup_fraction. Records: {run_dir / METRICS}"
+            f"training diverged at step {outcome['step']} ({values}; rows {', '.join(outcome['rows'])}): lower "
+            f"optim.learning_rate ({config.optim.learning_rate:g}) or raise optim.warmup_fraction. "
+            f"The last good checkpoint stays in {run_dir / CHECKPOINTS}; records: {run_dir / METRICS}"
         )
     manifest = _manifest(config, inputs, work, outcome, key=key, started=started)
     write_manifest(str(run_dir), manifest)
@@ -92,37 +96,57 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
     settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run", "inspect"})
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
+    settings["data"].pop("replay")
+    if inputs.replay:
+        sources["replay"] = f"{inputs.replay.data_key}:{inputs.replay.fraction}"
     resumable = {name: value for name, value in settings.items() if name != "parallel"}
     return work_key(KIND, settings, sources), fingerprint([resumable, sources])
+
+
+def token_settings(config: TrainConfig, inputs: RunInputs) -> "TokenizeSettings":
+    """How the training split becomes sequences."""
+    from ftlib.data.tokenize import TokenizeSettings
+
+    return TokenizeSettings(
+        tokenizer_folder=str(inputs.model_folder),
+        max_seq_len=config.train.max_seq_len,
+        packing=config.data.packing,
+        max_unsupervised=config.data.max_unsupervised,
+        objective=config.objective.kind,
+        truncation=config.data.truncation,
+        weighting=config.data.weighting,
+        class_weights=tuple(sorted(config.data.class_weights.items())),
+    )
 
 
 def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_key: str) -> dict[str, Any]:
     """Tokenise both splits; returns what every worker gets."""
     from ftlib.data.pack import PackedSplit
-    from ftlib.data.tokenize import TokenizeSettings, tokenize_split
+    from ftlib.data.tokenize import tokenize_split
     from ftlib.train.schedule import num_steps
 
     cache = local_path(join(config.output.path, TOKENS))
-    folders: dict[str, str | None] = {"val": None}
+    weighted = token_settings(config, inputs)
+    # Weights of classes act in training alone: in validation they would bend the score.
+    common = replace(weighted, weighting="loss", class_weights=())
+    limited = replace(common, max_rows=config.train.max_eval_samples)
+    folders: dict[str, str | None] = {"val": None, "replay": None}
     for split, files in inputs.files.items():
-        settings = TokenizeSettings(
-            tokenizer_folder=str(inputs.model_folder),
-            max_seq_len=config.train.max_seq_len,
-            packing=config.data.packing,
-            max_unsupervised=config.data.max_unsupervised,
-            max_rows=config.train.max_eval_samples if split == "val" else None,
-        )
         identity = {"data": inputs.data_key, "split": split}
-        folders[split] = str(tokenize_split(files, identity, cache, settings))
-    data = PackedSplit(str(folders["train"]))
-    steps = num_steps(len(data), config.train.global_batch_size, config.train.num_epochs, config.train.max_steps)
+        folders[split] = str(tokenize_split(files, identity, cache, weighted if split == "train" else limited))
+    if replay := inputs.replay:
+        identity = {"data": replay.data_key, "split": "train"}
+        folders["replay"] = str(tokenize_split(replay.files, identity, cache, common))
+    data, share = PackedSplit(str(folders["train"])), replay.fraction if replay else 0.0
+    steps = num_steps(len(data), config.train.global_batch_size, config.train.num_epochs, config.train.max_steps, share)
     return {
         "config": config.resolved(),
         "run_dir": str(run_dir),
         "folders": folders,
+        "replay_share": share,
         "total_steps": steps,
         "resume_key": resume_key,
-        "counts": data.info | {"num_supervised": data.num_supervised, "num_steps": steps},
+        "counts": data.info | {"num_steps": steps},
     }
 
 
@@ -143,7 +167,7 @@ def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> d
         train_worker,
         train_loop_config={"work": work, "on_eval": on_eval},
         scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers,
+            num_workers=(scaling.min_workers, scaling.num_workers) if scaling.min_workers else scaling.num_workers,
             use_gpu=scaling.use_gpu,
             resources_per_worker=resources,
             accelerator_type=scaling.accelerator_type,
@@ -208,6 +232,7 @@ def _manifest(
         best=outcome["best"],
         num_steps=outcome["step"],
         stopped_early=outcome["status"] == "stopped",
+        early_stopping=outcome["status"] == "early_stopped",
     )
 
 

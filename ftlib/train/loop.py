@@ -4,7 +4,7 @@ Batches are those of `SampleStream`, whatever the number of ranks: micro-batch k
 world size, its dropout is seeded by (seed, step, k), and each token's loss is divided by the weight of the whole
 global batch. So one rank and many compute the same sums, up to the order of addition. A run that finds checkpoints in
 its folder goes on from the newest whole one. Only positions whose target is learnt pass through the output layer, which
-for a small model with a large vocabulary is a third of the work.
+for a small model with a large vocabulary is a third of the work, and they never exist as one array of logits.
 
 Needs torch, transformers and peft; takes plain dataclasses.
 """
@@ -14,27 +14,32 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.data.pack import PackedSplit
 from ftlib.models.adapt import AdapterSpec, add_adapter
 from ftlib.models.load import load_model, load_tokenizer
 from ftlib.train.attention import use_packed_attention
-from ftlib.train.batches import MicroBatch, collate, micro_batch_loss
-from ftlib.train.checkpoint import Checkpoint, list_checkpoints, mark_best, prune_checkpoints, save_checkpoint
+from ftlib.train.batches import Forward
+from ftlib.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint
+from ftlib.train.head import find_loss_head
 from ftlib.train.metrics import MetricsWriter, step_line
+from ftlib.train.objectives import METRICS, ObjectiveSettings, batch_loss, divergence_sum, reference_likelihoods
 from ftlib.train.result import export_result
+from ftlib.train.samples import Floats, Samples, share
 from ftlib.train.schedule import Cursor, SampleStream, Schedule, micro_seed
 from ftlib.train.strategy import OptimizerSettings, Strategy
 
 logger = get_logger(__name__)
 
 OnEval = Callable[[int, dict[str, float]], bool]
+_SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ class LoopSettings:
     resume_key: str
     """Identifies the work: checkpoints of other work are refused."""
     schedule: Schedule
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    replay_data: Path | None = None
+    """A packed split of general data, mixed in against forgetting."""
+    replay_share: float = 0.0
+    """Share of every batch that comes from it."""
     kind: str = "lora"
     """`lora`, `qlora` or `full`."""
     adapter: AdapterSpec = field(default_factory=AdapterSpec)
@@ -63,6 +73,12 @@ class LoopSettings:
     eval_every_steps: int | None = None
     checkpoint_every_steps: int | None = None
     keep_checkpoints: int = 2
+    early_stopping_patience: int | None = None
+    """Stop after this many validations in a row without a lower loss."""
+    early_stopping_min_delta: float = 0.0
+    """How much lower a validation loss must be to count."""
+    chunked_loss: bool = True
+    """Take the loss inside the output layer (`ftlib.train.head`) instead of from all logits."""
     seed: int = 0
 
 
@@ -71,55 +87,85 @@ class Outcome:
     """How a run ended."""
 
     status: str
-    """`finished`, `stopped` (by `on_eval`) or `diverged`."""
+    """`finished`, `stopped` (by `on_eval`), `early_stopped` or `diverged`."""
     step: int
     val_loss: float | None = None
     """Of the best checkpoint."""
     best: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    rows: list[str] = field(default_factory=list)
+    """Of a diverged run: ids of records in the step's batch whose loss was no number, or of all of it."""
 
 
-def train(settings: LoopSettings, strategy: Strategy, on_eval: OnEval | None = None) -> Outcome:
+def train(
+    settings: LoopSettings,
+    strategy: Strategy,
+    on_eval: OnEval | None = None,
+    must_save: Callable[[], bool] | None = None,
+) -> Outcome:
     """Train to the end, or to where `on_eval` (called on rank 0 after each validation) returns True.
 
+    `must_save` is asked on every rank after each step; where one says True (its node is about to go), all save at once.
     Raises UserError for a model that cannot be loaded or adapted, or a folder that holds another run's checkpoints.
     """
-    return _Run(settings, strategy, on_eval).run()
+    return _Run(settings, strategy, on_eval, must_save).run()
 
 
 class _Run:
-    def __init__(self, settings: LoopSettings, strategy: Strategy, on_eval: OnEval | None) -> None:
-        self.settings, self.strategy, self.on_eval = settings, strategy, on_eval
-        self.data = PackedSplit(settings.train_data)
-        self.val = PackedSplit(settings.val_data) if settings.val_data else None
-        self.stream = SampleStream(len(self.data), settings.batch_size, settings.seed)
-        num_micro = settings.batch_size // settings.micro_batch_size
-        if settings.batch_size % settings.micro_batch_size or num_micro % strategy.world_size:
+    def __init__(
+        self,
+        settings: LoopSettings,
+        strategy: Strategy,
+        on_eval: OnEval | None,
+        must_save: Callable[[], bool] | None,
+    ) -> None:
+        self.settings, self.strategy, self.on_eval, self.must_save = settings, strategy, on_eval, must_save
+        if settings.batch_size % settings.micro_batch_size:
             raise UserError(
-                f"train.global_batch_size {settings.batch_size} cannot be divided among {strategy.world_size} "
-                f"workers × micro-batches of {settings.micro_batch_size}"
+                f"train.global_batch_size {settings.batch_size} cannot be divided into micro-batches of "
+                f"{settings.micro_batch_size}"
             )
-        self.accumulation = num_micro // strategy.world_size
+        self.num_micro = settings.batch_size // settings.micro_batch_size
         self.is_main = strategy.rank == 0
         self.last_metrics: dict[str, float] = {}
+        self.best_loss, self.stale_evals = math.inf, 0
         self.total_steps = settings.schedule.total_steps
 
     def run(self) -> Outcome:
         started = time.monotonic()
-        self.tokenizer = load_tokenizer(self.settings.model_folder)
+        settings, strategy = self.settings, self.strategy
+        self.tokenizer = load_tokenizer(settings.model_folder)
+        self._open_data()
         self.model = self._build_model()
-        self.strategy.prepare(self.model, self.settings.optimizer, self.settings.precision, self.accumulation)
+        accumulation = math.ceil(self.num_micro / strategy.world_size)
+        strategy.prepare(self.model, settings.optimizer, settings.precision, accumulation)
+        head = find_loss_head(self.model) if settings.chunked_loss else None
+        self.forward = Forward(strategy.module, head, self.by_sequence)
+        self._know_reference()
         step = self._resume()
-        self.writer = MetricsWriter(self.settings.run_dir, step) if self.is_main else None
+        self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
+        self.writer = MetricsWriter(settings.run_dir, step) if self.is_main else None
+        self.num_trained = sum(_numel(parameter) for parameter in self.model.parameters() if parameter.requires_grad)
         if self.is_main:
-            trained = sum(_numel(parameter) for parameter in self.model.parameters() if parameter.requires_grad)
             logger.info(
                 "%d packs, %d steps of %d; %.2fM parameters train, %s; ready after %.1fs",
-                len(self.data), self.total_steps, self.settings.batch_size, trained / 1e6,
-                str(self.settings.precision).removeprefix("torch."), time.monotonic() - started,
+                len(self.data), self.total_steps, settings.batch_size, self.num_trained / 1e6,
+                str(settings.precision).removeprefix("torch."), time.monotonic() - started,
             )  # fmt: skip
         status = self._steps(step)
+        self.checkpoints.wait()
         return self._finish(status)
+
+    def _open_data(self) -> None:
+        settings, device = self.settings, self.strategy.device
+        pad_id = self.tokenizer.pad_token_id or 0
+        folders = [settings.train_data, *([settings.replay_data] if settings.replay_data else [])]
+        self.data = Samples(folders, settings.micro_batch_size, pad_id, device)
+        val = [settings.val_data] if settings.val_data else []
+        self.val = Samples(val, settings.micro_batch_size, pad_id, device) if val else None
+        own, *replayed = self.data.sizes
+        replay_share = settings.replay_share if replayed else 0.0
+        self.stream = SampleStream(own, settings.batch_size, settings.seed, sum(replayed), replay_share)
 
     def _build_model(self) -> Any:
         settings, strategy = self.settings, self.strategy
@@ -136,10 +182,39 @@ class _Run:
             model = add_adapter(model, settings.adapter)
         return model.train()
 
+    def _know_reference(self) -> None:
+        """Have the log-likelihoods that preferences are compared with: those of the model that the run starts from."""
+        if not self.settings.objective.compares:
+            return
+        for name, samples in (("train", self.data), ("val", self.val)):
+            if samples is not None:
+                path = self.settings.run_dir / f"reference-{name}.npz"
+                samples.reference = reference_likelihoods(
+                    path, self.settings.resume_key, partial(self._likelihoods, samples), self.strategy.broadcast,
+                    writer=self.is_main,
+                )  # fmt: skip
+
+    @torch.no_grad()
+    def _likelihoods(self, samples: Samples) -> Floats:
+        """Log-likelihoods of both sequences of every sample under the model as it is, float64[n, 2], on every rank."""
+        strategy = self.strategy
+        values = np.zeros((len(samples), 2))
+        strategy.module.eval()
+        batches = samples.micro_batches(list(range(len(samples))))
+        for number, real in share(len(batches), strategy.rank, strategy.world_size):
+            members = batches[number]
+            with strategy.forwarding(last=True):
+                found = self.forward.log_likelihoods(samples.collate(members), 2 * len(members))
+            if real:
+                values[members] = found.view(-1, 2).double().cpu().numpy()
+        strategy.module.train()
+        return np.asarray(strategy.sum(values.flatten().tolist())).reshape(values.shape)
+
     def _resume(self) -> int:
         """Take up the newest whole checkpoint; returns the steps done."""
-        checkpoints = list_checkpoints(self.settings.run_dir) if self.is_main else None
-        newest: Checkpoint | None = self.strategy.broadcast(checkpoints[-1] if checkpoints else None)
+        newest: Checkpoint | None = self.strategy.broadcast(
+            newest_checkpoint(self.settings.run_dir) if self.is_main else None
+        )
         if newest is None:
             return 0
         if newest.state["key"] != self.settings.resume_key:
@@ -150,6 +225,7 @@ class _Run:
         step = self.stream.step_at(Cursor(**newest.state["cursor"]))
         self.strategy.restore(newest)
         self.last_metrics = newest.state["metrics"]
+        self.best_loss, self.stale_evals = newest.state["best_loss"], newest.state["stale_evals"]
         if self.is_main:
             logger.info("resuming from %s", newest.path)
         return step
@@ -169,86 +245,123 @@ class _Run:
                 logger.info("%s", step_line(record, self.total_steps, left))
             final = step == self.total_steps
             if final or _due(step, settings.eval_every_steps):
-                stop = self._evaluate(step)
+                status = self._evaluate(step)
                 self._save(step)
-                if stop:
-                    return "stopped"
-            elif _due(step, settings.checkpoint_every_steps):
+                if status:
+                    return status
+            elif self.save_now or _due(step, settings.checkpoint_every_steps):
                 self._save(step)
         return "finished"
 
     def _train_step(self, step: int) -> dict[str, Any]:
         """Forward, backward and update of one global batch; returns the step's record."""
-        settings, strategy = self.settings, self.strategy
+        settings, strategy, data = self.settings, self.strategy, self.data
         began = time.monotonic()
         samples = self.stream.batch(step)
-        total_weight = float(self.data.pack_weights[samples].sum())
+        batches = data.micro_batches(samples)
+        total_weight = float(data.weights[samples].sum())
         rate = settings.schedule.rate(step)
-        loss_sum = 0.0
-        for turn in range(self.accumulation):
-            number = turn * strategy.world_size + strategy.rank
-            batch, last = self._micro_batch(self.data, samples, number), turn == self.accumulation - 1
+        divergence = self._divergence(data, batches)
+        loss_sums, metric_sums = torch.zeros(len(batches), device=strategy.device), torch.zeros(len(METRICS))
+        turns = list(share(len(batches), strategy.rank, strategy.world_size))
+        for turn, (number, real) in enumerate(turns):
+            last = turn == len(turns) - 1
             torch.manual_seed(micro_seed(settings.seed, step, number))
             with strategy.forwarding(last=last):
-                loss = micro_batch_loss(strategy.module, batch, by_sequence=self.by_sequence)
-            strategy.backward(loss / total_weight, last=last)
-            loss_sum += loss.item()
+                loss, metrics = self._loss(data, batches[number], divergence)
+            strategy.backward(loss / total_weight if real else loss * 0.0, last=last)
+            if real:
+                loss_sums[number] = loss.detach()
+                metric_sums += metrics
         grad_norm = strategy.step(rate)
-        (loss_sum,) = strategy.sum([loss_sum])
+        save_now = float(self.must_save is not None and self.must_save())
+        sums = strategy.sum([save_now, *metric_sums.tolist(), *loss_sums.tolist()])
+        self.save_now, metric_means = sums[0] > 0, [value / total_weight for value in sums[1 : 1 + len(METRICS)]]
+        losses = sums[1 + len(METRICS) :]
+        self.odd_samples = [
+            sample for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss) for sample in batch
+        ] or samples
         seconds = time.monotonic() - began
-        num_tokens = int(self.data.pack_tokens[samples].sum())
+        num_tokens = int(data.tokens[samples].sum())
         return {
             "step": step + 1,
-            "loss": loss_sum / total_weight,
+            "loss": sum(losses) / total_weight,
             "lr": rate,
             "grad_norm": grad_norm,
+            **(dict(zip(METRICS, metric_means, strict=True)) if settings.objective.compares else {}),
             "tokens": num_tokens,
             "supervised_weight": total_weight,
             "tokens_per_s": num_tokens / seconds,
             "seconds": seconds,
-            "epoch": (step + 1) * settings.batch_size / len(self.data),
+            "epoch": self.stream.epochs(step + 1),
             "memory_gb": _memory_gb(strategy.device),
         }
 
-    def _micro_batch(self, split: PackedSplit, samples: list[int], number: int) -> MicroBatch:
-        size = self.settings.micro_batch_size
-        packs = [split[sample] for sample in samples[number * size : (number + 1) * size]]
-        return collate(packs, self.tokenizer.pad_token_id or 0, self.strategy.device)
+    def _loss(self, data: Samples, samples: list[int], divergence: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the losses of a micro-batch with the sums of its metrics."""
+        objective = self.settings.objective
+        batch = data.collate(samples, part=0 if objective.kind == "kto" else None)
+        return batch_loss(self.forward, batch, data.preferences(samples), objective, divergence)
 
-    def _evaluate(self, step: int) -> bool:
-        """Validation loss, its record, and whether `on_eval` says stop."""
+    @torch.no_grad()
+    def _divergence(self, data: Samples, batches: list[list[int]]) -> float:
+        """KTO's estimate of how far the model has moved from its reference, over a whole batch; 0 for the others."""
+        if self.settings.objective.kind != "kto":
+            return 0.0
+        strategy, total = self.strategy, 0.0
+        training = strategy.module.training
+        strategy.module.eval()  # the estimate must not depend on who computes it, as dropout would
+        for number, real in share(len(batches), strategy.rank, strategy.world_size):
+            known = data.preferences(batches[number])
+            if known is None:
+                raise RuntimeError("preferences without a reference")
+            with strategy.forwarding(last=True):
+                value = divergence_sum(self.forward, data.collate(batches[number], part=1), known)
+            total += value if real else 0.0
+        strategy.module.train(training)
+        return max(0.0, strategy.sum([total])[0] / sum(map(len, batches)))
+
+    def _evaluate(self, step: int) -> str | None:
+        """Validation loss and its record; returns `stopped` or `early_stopped` where the run should end."""
         if self.val is None:
-            return False
+            return None
         began = time.monotonic()
-        val_loss = self.validation_loss()
-        self.last_metrics = {"val_loss": val_loss, "val_perplexity": math.exp(min(val_loss, 50.0))}
+        self.last_metrics = self.validate()
+        loss = self.last_metrics["val_loss"]
+        better = loss < self.best_loss - self.settings.early_stopping_min_delta
+        self.best_loss, self.stale_evals = (loss, 0) if better else (self.best_loss, self.stale_evals + 1)
         stop = False
         if self.writer:
             self.writer.write({"kind": "val", "step": step, **self.last_metrics, "seconds": time.monotonic() - began})
-            logger.info("step %d/%d val_loss %.4f", step, self.total_steps, val_loss)
+            logger.info("step %d/%d val_loss %.4f", step, self.total_steps, loss)
             stop = bool(self.on_eval(step, dict(self.last_metrics))) if self.on_eval else False
-        return bool(self.strategy.broadcast(stop))
+        if self.strategy.broadcast(stop):
+            return "stopped"
+        patience = self.settings.early_stopping_patience
+        return "early_stopped" if patience is not None and self.stale_evals >= patience else None
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Weighted mean over all tokens of the validation split, its packs dealt out to the ranks."""
-        if self.val is None:
+    def validate(self) -> dict[str, float]:
+        """Weighted mean loss over the validation split, its packs dealt out to the ranks."""
+        val, strategy = self.val, self.strategy
+        if val is None:
             raise ValueError("there is no validation split")
-        strategy, samples = self.strategy, list(range(len(self.val)))
         strategy.module.eval()
-        num_micro = math.ceil(len(samples) / self.settings.micro_batch_size)
-        loss_sum = 0.0
-        for first in range(0, num_micro, strategy.world_size):
-            number = first + strategy.rank
-            if number >= num_micro and not strategy.sharded_forward:
-                break
-            batch = self._micro_batch(self.val, samples, min(number, num_micro - 1))
+        batches = val.micro_batches(list(range(len(val))))
+        divergence = self._divergence(val, batches)
+        loss_sum, metric_sums = 0.0, torch.zeros(len(METRICS))
+        for number, real in share(len(batches), strategy.rank, strategy.world_size):
             with strategy.forwarding(last=True):
-                loss = micro_batch_loss(strategy.module, batch, by_sequence=self.by_sequence)
-            loss_sum += loss.item() if number < num_micro else 0.0
+                loss, metrics = self._loss(val, batches[number], divergence)
+            if real:
+                loss_sum += loss.item()
+                metric_sums += metrics
         strategy.module.train()
-        (total,) = strategy.sum([loss_sum])
-        return total / float(self.val.pack_weights.sum())
+        total = float(val.weights.sum())
+        loss_mean, *means = (value / total for value in strategy.sum([loss_sum, *metric_sums.tolist()]))
+        if self.settings.objective.compares:
+            return {"val_loss": loss_mean, **{f"val_{name}": value for name, value in zip(METRICS, means, strict=True)}}
+        return {"val_loss": loss_mean, "val_perplexity": math.exp(min(loss_mean, 50.0))}
 
     def _save(self, step: int) -> None:
         settings = self.settings
@@ -262,16 +375,18 @@ class _Run:
             "world_size": self.strategy.world_size,
             "val_loss": self.last_metrics.get("val_loss") if evaluated else None,
             "metrics": self.last_metrics,
+            "best_loss": self.best_loss,
+            "stale_evals": self.stale_evals,
         }
-        save_checkpoint(settings.run_dir, state, self.strategy.tensors(), writer=self.is_main)
-        if self.is_main:
-            prune_checkpoints(settings.run_dir, settings.keep_checkpoints)
+        self.checkpoints.save(state, self.strategy.tensors(), 12 * self.num_trained)
 
     def _finish(self, status: str) -> Outcome:
         """Export the best checkpoint on rank 0; every rank gets the same outcome."""
         outcome = None
         if status == "diverged":
-            return Outcome(status, int(self.last_metrics["step"]), metrics=self.last_metrics)
+            shown = self.odd_samples[:_SHOWN_IDS]
+            rows = list(dict.fromkeys(row for sample in shown for row in self.data.ids(sample)))
+            return Outcome(status, int(self.last_metrics["step"]), metrics=self.last_metrics, rows=rows[:_SHOWN_IDS])
         if self.is_main:
             best = mark_best(self.settings.run_dir)
             base = self.settings.base_source

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlib.config.train import TrainConfig
+from ftlib.config.train import TrainConfig, TrainReplayConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
+from ftlib.core.storage import exists, join
 
 logger = get_logger(__name__)
 
@@ -20,6 +21,16 @@ class RunInputs:
     """Hash of the files of its splits."""
     model_folder: Path
     model_fingerprint: str
+    replay: "Replay | None" = None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """General data to mix in."""
+
+    files: list[str]
+    data_key: str
+    fraction: float
 
 
 def check_run(config: TrainConfig) -> RunInputs:
@@ -39,7 +50,32 @@ def check_run(config: TrainConfig) -> RunInputs:
         data_key=prepared.training_key,
         model_folder=folder,
         model_fingerprint=model_fingerprint(folder),
+        replay=_find_replay(config),
     )
+
+
+def _find_replay(config: TrainConfig) -> Replay | None:
+    """What `data.replay` names, else what preparing the dataset recorded."""
+    from ftlib.data.prepared import SUCCESS, open_prepared
+    from ftlib.registry.manifest import read_manifest
+
+    replay = config.data.replay
+    if replay is None:
+        recorded = (read_manifest(config.data.path, "prepared").get("config", {}).get("mix") or {}).get("replay")
+        if not recorded or config.objective.kind != "sft":
+            return None
+        if not exists(join(recorded["path"], SUCCESS)):
+            raise UserError(
+                f"data.path={config.data.path} recorded mix.replay from {recorded['path']}, which is not a prepared "
+                "dataset: prepare it with jobs.prepare and name the result in data.replay.path"
+            )
+        replay = TrainReplayConfig(path=recorded["path"], fraction=recorded["fraction"])
+    if config.objective.kind != "sft":
+        raise UserError(f"data.replay mixes answers into objective.kind sft only, not {config.objective.kind}")
+    prepared = open_prepared(replay.path)
+    if not prepared.num_rows("train"):
+        raise UserError(f"data.replay.path={replay.path}: its train split is empty")
+    return Replay(prepared.files("train"), prepared.training_key, replay.fraction)
 
 
 def _check_model(config: TrainConfig, folder: Path) -> None:

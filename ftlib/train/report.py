@@ -39,7 +39,7 @@ class RunFacts:
 
     run_id: str
     status: str
-    """`finished`, `stopped`, `diverged`, or `failed`."""
+    """As in the loop's outcome, or `failed`."""
     config: dict[str, Any]
     """Resolved."""
     counts: dict[str, Any]
@@ -88,11 +88,12 @@ def _state(facts: RunFacts, steps: Sequence[Record]) -> dict[str, Any]:
     else:
         text = {
             "finished": f"finished after {done:,} steps",
+            "early_stopped": f"stopped after {done:,} of {planned:,} steps, since the validation loss fell no more",
             "stopped": f"stopped early after {done:,} of {planned:,} steps",
         }.get(
             facts.status, f"failed after {done:,} of {planned:,} steps; run it again to go on from its last checkpoint"
         )
-    return {"text": text, "failed": facts.status not in {"finished", "stopped"}}
+    return {"text": text, "failed": facts.status not in {"finished", "stopped", "early_stopped"}}
 
 
 def _figures(
@@ -199,7 +200,8 @@ def _counts(facts: RunFacts) -> list[tuple[str, str]]:
     words = {
         "num_rows": "rows",
         "num_unsupervised": "rows that supervise nothing, left out",
-        "num_truncated": f"rows truncated to {length:,} tokens",
+        "num_truncated": f"rows longer than {length:,} tokens",
+        "num_too_long": "of them left out",
         "num_sequences": "sequences",
         "num_tokens": "tokens",
         "num_packs": f"packs of up to {length:,} tokens",

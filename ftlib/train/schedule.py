@@ -39,18 +39,24 @@ class Cursor:
     seed: int
     offset: int
     """Samples of this epoch that are used up."""
+    replayed: int = 0
+    """Samples of the replayed data that are used up."""
 
 
 class SampleStream:
     """Epoch after epoch of `num_samples` packs, each in an order of its own, cut into batches of constant size.
 
-    A batch may span two epochs, so every batch is full.
+    A batch may span two epochs, so every batch is full. With replay, every batch holds its share of a second, equally
+    shuffled stream, whose `num_replayed` packs are numbered from `num_samples` on.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
-        if num_samples < 1:
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, num_replayed: int = 0, replay_share: float = 0.0
+    ) -> None:
+        if num_samples < 1 or (replay_share and num_replayed < 1):
             raise ValueError("a stream needs at least one sample")
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.num_replayed, self.replay_share = num_replayed, replay_share
 
     def batch(self, step: int) -> list[int]:
         """Sample numbers of optimiser step `step`, in order."""
@@ -59,18 +65,32 @@ class SampleStream:
 
     def cursor(self, step: int) -> Cursor:
         """Where the stream stands before `step`."""
-        epoch, offset = divmod(step * self.batch_size, self.num_samples)
-        return Cursor(epoch, self.seed, offset)
+        replayed = self._replayed(step * self.batch_size)
+        epoch, offset = divmod(step * self.batch_size - replayed, self.num_samples)
+        return Cursor(epoch, self.seed, offset, replayed)
 
     def step_at(self, cursor: Cursor) -> int:
         """The step whose batch starts at a cursor; raises ValueError when it does not lie between two batches."""
-        position = cursor.epoch * self.num_samples + cursor.offset
-        if cursor.seed != self.seed or position % self.batch_size:
+        position = cursor.epoch * self.num_samples + cursor.offset + cursor.replayed
+        if cursor.seed != self.seed or position % self.batch_size or self._replayed(position) != cursor.replayed:
             raise ValueError(f"{cursor} does not lie between two batches of {self.batch_size} with seed {self.seed}")
         return position // self.batch_size
 
+    def epochs(self, step: int) -> float:
+        """Passes over the data, replay aside, before `step`."""
+        first = step * self.batch_size
+        return (first - self._replayed(first)) / self.num_samples
+
+    def _replayed(self, position: int) -> int:
+        """Replayed samples before a position: they are spread evenly."""
+        return math.floor(position * self.replay_share + 1e-9)
+
     def _sample(self, position: int) -> int:
-        epoch, offset = divmod(position, self.num_samples)
+        replayed = self._replayed(position)
+        if self._replayed(position + 1) > replayed:
+            epoch, offset = divmod(replayed, self.num_replayed)
+            return self.num_samples + int(_epoch_order(self.num_replayed, self.seed + 1, epoch)[offset])
+        epoch, offset = divmod(position - replayed, self.num_samples)
         return int(_epoch_order(self.num_samples, self.seed, epoch)[offset])
 
 
@@ -79,9 +99,13 @@ def _epoch_order(num_samples: int, seed: int, epoch: int) -> npt.NDArray[np.int6
     return np.random.default_rng([seed, epoch]).permutation(num_samples)
 
 
-def num_steps(num_samples: int, batch_size: int, num_epochs: float, max_steps: int | None) -> int:
-    """Optimiser steps of a run: `max_steps`, else enough for `num_epochs` passes."""
-    return max_steps if max_steps is not None else max(1, math.ceil(num_epochs * num_samples / batch_size))
+def num_steps(
+    num_samples: int, batch_size: int, num_epochs: float, max_steps: int | None, replay_share: float = 0.0
+) -> int:
+    """Optimiser steps of a run: `max_steps`, else enough for `num_epochs` passes over the data, replay aside."""
+    if max_steps is not None:
+        return max_steps
+    return max(1, math.ceil(num_epochs * num_samples / (1 - replay_share) / batch_size))
 
 
 def micro_seed(seed: int, step: int, micro_batch: int) -> int:

@@ -32,7 +32,8 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
         from ftlib.train.loop import train
 
         settings = loop_settings(config, work, device)
-        return asdict(train(settings, make_strategy(config, device), loop_config["on_eval"]))
+        strategy = make_strategy(config, device)
+        return asdict(train(settings, strategy, loop_config["on_eval"], must_save=_Preemption()))
     except UserError as error:
         return {"status": "error", "message": str(error)}
 
@@ -43,10 +44,11 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     from ftlib.models.load import pick_dtype
     from ftlib.models.source import resolve_source
     from ftlib.train.loop import LoopSettings
+    from ftlib.train.objectives import ObjectiveSettings
     from ftlib.train.schedule import Schedule
     from ftlib.train.strategy import OptimizerSettings
 
-    method, optim, loop = config.method, config.optim, config.train
+    method, optim, loop, objective = config.method, config.optim, config.train, config.objective
     targets = method.target_modules
     return LoopSettings(
         run_dir=Path(work["run_dir"]),
@@ -58,6 +60,15 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         schedule=Schedule(
             optim.learning_rate, work["total_steps"], optim.scheduler, optim.warmup_fraction, optim.min_lr_fraction
         ),
+        objective=ObjectiveSettings(
+            objective.kind,
+            objective.label_smoothing,
+            objective.beta,
+            objective.desirable_weight,
+            objective.undesirable_weight,
+        ),
+        replay_data=Path(work["folders"]["replay"]) if work["folders"]["replay"] else None,
+        replay_share=work["replay_share"],
         kind=method.kind,
         adapter=AdapterSpec(
             rank=method.rank,
@@ -74,6 +85,9 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         eval_every_steps=loop.eval_every_steps,
         checkpoint_every_steps=loop.checkpoint_every_steps or loop.eval_every_steps,
         keep_checkpoints=loop.keep_checkpoints,
+        early_stopping_patience=loop.early_stopping_patience,
+        early_stopping_min_delta=loop.early_stopping_min_delta,
+        chunked_loss=loop.chunked_loss,
         seed=config.seed,
     )
 
@@ -93,6 +107,21 @@ def make_strategy(config: Any, device: Any) -> Any:
         zero = ZeroSettings(parallel.zero_stage, parallel.offload_optimizer, parallel.offload_params)
         return DeepSpeedZero(device, zero, config.train.micro_batch_size)
     return DataParallel(device)
+
+
+class _Preemption:
+    """Tells once when Ray announces that a node of this run is about to go."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self) -> bool:
+        from ray.train import get_preemption_info
+
+        if self._told or get_preemption_info() is None:
+            return False
+        self._told = True
+        return True
 
 
 def _device(use_gpu: bool) -> Any:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training_cases import loop_settings, packed_split, records, train_alone
+from ftlib.train.objectives import ObjectiveSettings
+from tests.training_cases import loop_settings, packed_split, preferences, records, train_alone
 
 CASES = {
     "ddp": ("lora", 0),
@@ -23,6 +24,8 @@ CASES = {
     "full-zero3": ("full", 3),
     "resumed-zero2": ("lora", 2),
     "resumed-zero3": ("lora", 3),
+    "dpo-ddp": ("dpo", 0),  # three micro-batches on two ranks
+    "kto-zero3": ("kto", 3),
 }
 
 
@@ -60,11 +63,18 @@ def runs(tmp_path_factory, tiny_model, tokenizer):
     def case(name, kind):
         settings = loop_settings(root / name, tiny_model, data, val)
         # Of 49,152 embedding rows most get gradients of rounding size; a larger epsilon keeps Adam from magnifying it.
-        options = replace(settings.optimizer, eps=1e-4) if kind == "full" else settings.optimizer
-        return replace(settings, kind=kind, optimizer=options)
+        if kind == "full":
+            return replace(settings, kind=kind, optimizer=replace(settings.optimizer, eps=1e-4))
+        if kind == "lora":
+            return settings
+        folders = {"train_data": preferred[kind], "val_data": preferred[kind]}
+        return replace(settings, objective=ObjectiveSettings(kind), batch_size=3 if kind == "dpo" else 4, **folders)
 
+    preferred = {
+        kind: packed_split(root / kind, tokenizer, 8, rows=preferences, objective=kind) for kind in ("dpo", "kto")
+    }
     settings = {name: case(name, kind) for name, (kind, _) in CASES.items()}
-    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full")}
+    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full", "dpo", "kto")}
     for one in alone.values():
         train_alone(one)
     for spread in settings.values():
@@ -98,7 +108,7 @@ def test_two_ranks_equal_one_process(runs, name):
     ):
         expected = [record[field] for record in records(alone, record_kind)]
         assert [record[field] for record in records(spread, record_kind)] == pytest.approx(expected, rel=tolerance)
-    result = "adapter/adapter_model.safetensors" if kind == "lora" else "model/model.safetensors"
+    result = "model/model.safetensors" if kind == "full" else "adapter/adapter_model.safetensors"
     expected, found = load_file(alone / result), load_file(spread / result)
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():

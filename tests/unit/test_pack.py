@@ -1,6 +1,7 @@
 """Packing and tokenising: what goes in comes out once, and nothing is learnt across sequences."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from ftlib.core.errors import UserError
 from ftlib.data.pack import PackedSplit, best_fit, write_file, write_index
-from ftlib.data.tokenize import hash_limit, id_hash, tokenize_rows, truncate
+from ftlib.data.tokenize import TokenizeSettings, hash_limit, id_hash, tokenize_rows, truncate
 from ftlib.data.unsupervised import (
     CUT_OFF,
     EMPTY_ANSWER,
@@ -60,7 +61,9 @@ def test_packed_split_gives_back_every_sequence_with_fresh_positions(tmp_path_fa
     tokens = [[100 * number + place for place in range(length)] for number, length in enumerate(lengths)]
     weights = [[1.0] * length for length in lengths]
     half = len(lengths) // 2
-    parts = [write_file(folder, 0, tokens[:half], weights[:half]), write_file(folder, 1, tokens[half:], weights[half:])]
+    ids = [f"row-{number}" for number in range(len(lengths))]
+    halves = (slice(half), slice(half, None))
+    parts = [write_file(folder, n, tokens[part], weights[part], ids[part]) for n, part in enumerate(halves)]
     info = write_index(folder, np.concatenate(parts), 64, packing=packing, counts={})
     split = PackedSplit(folder)
     found = []
@@ -70,7 +73,10 @@ def test_packed_split_gives_back_every_sequence_with_fresh_positions(tmp_path_fa
         assert not pack.weights[starts].any()  # a first token is no target
         assert pack.weights.sum() == pytest.approx(split.pack_weights[index])
         assert len(pack.input_ids) == split.pack_tokens[index]
-        found += [piece.tolist() for piece in np.split(pack.input_ids, starts[1:])]
+        pieces = [piece.tolist() for piece in np.split(pack.input_ids, starts[1:])]
+        assert split.ids(index) == [f"row-{piece[0] // 100}" for piece in pieces]
+        assert [pack.only(number).input_ids.tolist() for number in range(pack.num_sequences)] == pieces
+        found += pieces
     assert sorted(found) == sorted(tokens)
     assert info["num_tokens"] == sum(lengths)
 
@@ -88,6 +94,9 @@ def test_truncation_keeps_the_answer_before_the_prompt(limit, prompt, answer):
         assert cut[-1] == ids[-1]
 
 
+LIMITS = TokenizeSettings("", 128)
+
+
 def row(number, answer="yes please", **extra):
     messages = [{"role": "user", "content": "ok?"}, {"role": "assistant", "content": answer}]
     return {"id": f"r{number}", "messages": messages, "text": None, "weight": None} | extra
@@ -95,20 +104,48 @@ def row(number, answer="yes please", **extra):
 
 def test_rows_without_supervision_are_counted_and_left_out(tokenizer):
     rows = [row(1), row(2, messages=row(2)["messages"][:1]), row(3, weight=0.0), row(4, messages=None, text="")]
-    result = tokenize_rows(rows, tokenizer, 128)
+    result = tokenize_rows(rows, tokenizer, LIMITS)
     assert len(result.tokens) == 1
     assert result.unsupervised.ids == {NO_ASSISTANT: ["r2"], WEIGHT_ZERO: ["r3"], EMPTY_TEXT: ["r4"]}
 
 
+def test_weights_by_sampling_say_how_often_a_row_is_seen(tokenizer, tmp_path):
+    rows = [row(number, weight=2.25) for number in range(400)] + [row(400, label="rare"), row(401, label="common")]
+    settings = replace(LIMITS, weighting="sampling", class_weights=(("rare", 3.0),))
+    result = tokenize_rows(rows, tokenizer, settings)
+    assert {weight for weights in result.weights for weight in weights} == {0.0, 1.0}
+    assert result.copies[400:] == [3, 1]
+    assert set(result.copies[:400]) == {2, 3} and 2.15 < np.mean(result.copies[:400]) < 2.35
+    written = write_file(tmp_path, 0, result.tokens, result.weights, result.ids)
+    write_index(tmp_path, written, 128, packing=True, counts={}, copies=np.asarray(result.copies))
+    split = PackedSplit(tmp_path)
+    assert sum(split[index].num_sequences for index in range(len(split))) == sum(result.copies)
+    for index in range(len(split)):
+        assert len(split.ids(index)) == split[index].num_sequences  # no row twice in one pack
+
+
+def test_too_long_conversations_lose_what_the_policy_says(tokenizer):
+    prompt = " ".join(f"word{number}" for number in range(80))
+    long = row(1, messages=[{"role": "user", "content": prompt}, {"role": "assistant", "content": "yes"}])
+    left, right, dropped = (
+        tokenize_rows([long, row(2)], tokenizer, replace(LIMITS, max_seq_len=64, truncation=policy))
+        for policy in ("left", "right", "drop")
+    )
+    assert [left.num_truncated, right.num_truncated, dropped.num_truncated] == [1, 1, 1]
+    assert left.ids == ["r1", "r2"] and len(left.tokens[0]) == 64
+    assert right.ids == ["r2"] and right.unsupervised.ids == {CUT_OFF: ["r1"]}  # nothing of the answer was left
+    assert dropped.ids == ["r2"] and dropped.num_too_long == 1 and not dropped.unsupervised.num_rows
+
+
 def test_weights_scale_the_learnt_tokens(tokenizer):
-    plain, heavy = (tokenize_rows([row(1, weight=weight)], tokenizer, 128).weights[0] for weight in (None, 2.5))
+    plain, heavy = (tokenize_rows([row(1, weight=weight)], tokenizer, LIMITS).weights[0] for weight in (None, 2.5))
     assert [2.5 * weight for weight in plain] == heavy
     assert set(plain) == {0.0, 1.0}
 
 
 def test_long_text_is_cut_into_pieces_that_learn_each_token_once(tokenizer):
     text = " ".join(f"word{number}" for number in range(60))
-    result = tokenize_rows([row(1, messages=None, text=text)], tokenizer, 32)
+    result = tokenize_rows([row(1, messages=None, text=text)], tokenizer, TokenizeSettings("", 32))
     assert len(result.tokens) > 2
     whole = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
     joined = result.tokens[0] + [token for piece in result.tokens[1:] for token in piece[1:]]

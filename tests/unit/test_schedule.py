@@ -45,6 +45,22 @@ def test_cursor_of_another_seed_or_between_batches_is_refused():
             stream.step_at(cursor)
 
 
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 12), st.sampled_from([0.05, 0.3, 0.5, 0.9]))
+def test_replay_has_its_share_and_both_streams_lose_nothing(num_samples, num_replayed, batch_size, share):
+    stream = SampleStream(num_samples, batch_size, 3, num_replayed, share)
+    steps = 40
+    drawn = [sample for step in range(steps) for sample in stream.batch(step)]
+    own = [sample for sample in drawn if sample < num_samples]
+    replayed = [sample - num_samples for sample in drawn if sample >= num_samples]
+    assert abs(len(replayed) - share * len(drawn)) < 1.001
+    for part, size in ((own, num_samples), (replayed, num_replayed)):
+        for epoch in range(len(part) // size):
+            assert sorted(part[epoch * size : (epoch + 1) * size]) == list(range(size))
+    for step in range(steps):
+        assert stream.step_at(stream.cursor(step)) == step
+    assert stream.epochs(steps) == pytest.approx(len(own) / num_samples)
+
+
 def test_epochs_differ_in_order():
     stream = SampleStream(50, 50, seed=0)
     assert stream.batch(0) != stream.batch(1)
@@ -55,6 +71,7 @@ def test_number_of_steps():
     assert num_steps(100, 16, 1.0, None) == 7
     assert num_steps(100, 16, 0.5, None) == 4
     assert num_steps(100, 16, 1.0, 3) == 3
+    assert num_steps(100, 16, 1.0, None, replay_share=0.5) == 13
 
 
 def test_dropout_seeds_differ_by_step_and_micro_batch():

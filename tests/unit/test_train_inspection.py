@@ -10,7 +10,7 @@ from ftlib.core.errors import UserError
 from ftlib.train import inspection
 from ftlib.train.inspection import inspect_samples
 from tests.prepared_data import write_prepared
-from tests.training_cases import conversations
+from tests.training_cases import conversations, preferences
 
 TEXT = "before\x1b[31m<|im_end|> 😀 " + " ".join(f"word{number}" for number in range(60))
 
@@ -50,38 +50,44 @@ def test_supervised_tokens_stand_between_marks_and_answers_are_what_is_marked(ma
 
 def test_text_shows_its_pieces_without_what_a_terminal_would_obey(make_config):
     page, _ = shown(make_config(inspect=30, train={"max_seq_len": 64}))
-    block = page.split(" text: piece 1 of ")[1].split("── ")[0]
-    assert "64 tokens, 63 supervised" in block
+    block = page.split(" text: 64 tokens")[1].split("── ")[0]
+    assert block.startswith(", 63 supervised, weight 1, piece 1 of ")
     assert "before⟦\\x1b[31m<|im_end|> 😀 word0" in block
     assert "\x1b" not in page
-    assert "silent: supervises nothing, no assistant message" in page
-    assert "zero: supervises nothing, weight 0" in page
+    assert "silent: left out, no assistant message" in page
+    assert "zero: left out, weight 0" in page
 
 
 def test_summary_equals_the_split_that_training_reads(make_config, tmp_path, tokenizer):
-    import numpy as np
-
-    from ftlib.data.pack import PackedSplit, write_file, write_index
+    from ftlib.data.pack import PackedSplit
     from ftlib.data.prepared import open_prepared
-    from ftlib.data.tokenize import tokenize_rows
+    from tests.training_cases import packed_split
 
     config = make_config(inspect=3, train={"max_seq_len": 64, "global_batch_size": 4})
     page, summary = shown(config)
-    rows = list(open_prepared(config.data.path).rows("train", ["id", "messages", "text", "weight"]))
-    sequences = tokenize_rows(rows, tokenizer, 64)
-    index = write_file(tmp_path, 0, sequences.tokens, sequences.weights)
-    info = write_index(tmp_path, np.asarray(index), 64, packing=True, counts={})
-    packed = PackedSplit(tmp_path)
-    assert {name: summary[name] for name in ("num_tokens", "num_packs", "num_sequences")} == {
-        name: info[name] for name in ("num_tokens", "num_packs", "num_sequences")
-    }
-    assert summary["supervised_share"] == pytest.approx(packed.num_supervised / info["num_tokens"], abs=1e-4)
-    assert summary["fill"] == pytest.approx(info["num_tokens"] / (64 * info["num_packs"]), abs=1e-4)
-    assert summary["num_steps"] == -(-info["num_packs"] // 4)
+    columns = ["id", "messages", "text", "weight", "label"]
+    rows = list(open_prepared(config.data.path).rows("train", columns))
+    split = PackedSplit(packed_split(tmp_path / "packed", tokenizer, 0, 64, rows=lambda *_: rows))
+    counted = ("num_tokens", "num_packs", "num_sequences", "longest_pack")
+    assert {name: summary[name] for name in counted} == {name: split.info[name] for name in counted}
+    learnt = sum(int((split[index].weights > 0).sum()) for index in range(len(split)))
+    assert summary["supervised_share"] == pytest.approx(learnt / split.info["num_tokens"], abs=1e-4)
+    assert summary["fill"] == pytest.approx(split.info["num_tokens"] / (64 * len(split)), abs=1e-4)
+    assert summary["num_steps"] == -(-len(split) // 4)
     assert summary["unsupervised"] == {"no assistant message": 1, "weight 0": 1}
     assert page.count("── ") == 3
     assert "2 rows supervise nothing (1 no assistant message, 1 weight 0)" in page
     assert all(word not in str(summary) for word in ("word1", "category"))
+
+
+def test_preferences_show_both_answers(make_config, tmp_path):
+    write_prepared(tmp_path / "data", train=preferences(5))
+    config = make_config(inspect=1, data={"path": str(tmp_path / "data")}, objective={"kind": "dpo"})
+    page, summary = shown(config)
+    chosen, rejected = page.split("── ")[1:]
+    assert ": chosen, " in chosen and "⟦category: " in chosen
+    assert ": rejected, " in rejected and "⟦I cannot say, " in rejected
+    assert (summary["num_sequences"], summary["num_packs"]) == (10, 5)
 
 
 def test_large_splits_are_counted_on_a_sample_of_rows(make_config, monkeypatch):

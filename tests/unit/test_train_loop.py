@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,8 +13,8 @@ from ftlib.core.errors import UserError
 from ftlib.data.pack import PackedSplit
 from ftlib.models.adapt import add_adapter
 from ftlib.models.load import load_model
-from ftlib.train.batches import collate, micro_batch_loss
-from ftlib.train.checkpoint import list_checkpoints, mark_best, prune_checkpoints
+from ftlib.train.batches import Forward, collate
+from ftlib.train.checkpoint import CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint, prune_checkpoints
 from ftlib.train.loop import train
 from ftlib.train.schedule import SampleStream
 from ftlib.train.strategy import SingleProcess
@@ -102,8 +103,9 @@ def test_micro_batches_of_several_packs_lose_nothing_to_padding(case):
     packs = [split[index] for index in (0, 1, len(split) - 1)]
     assert len({len(pack.input_ids) for pack in packs}) > 1
     with torch.no_grad():
-        together = micro_batch_loss(model, collate(packs, 0, cpu))
-        alone = sum(micro_batch_loss(model, collate([pack], 0, cpu)) for pack in packs)
+        forward = Forward(model)
+        together = forward.loss(collate(packs, 0, cpu))
+        alone = sum(forward.loss(collate([pack], 0, cpu)) for pack in packs)
     assert float(together) == pytest.approx(float(alone), rel=1e-5)
 
 
@@ -129,6 +131,81 @@ def test_half_written_checkpoint_is_skipped(case, tmp_path):
     assert [checkpoint.step for checkpoint in list_checkpoints(run)] == [3]
 
 
+def test_damaged_checkpoint_is_skipped_by_its_checksum(case, tmp_path):
+    settings, _ = case
+    run = tmp_path / "run"
+    shutil.copytree(settings.run_dir, run)
+    newest = run / "checkpoints" / "step-6" / "state-00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1  # the size stays
+    newest.write_bytes(content)
+    assert [checkpoint.step for checkpoint in list_checkpoints(run)] == [3, 6]
+    assert newest_checkpoint(run).step == 3
+
+
+@pytest.mark.parametrize("background_bytes", [0, 1 << 30], ids=["at once", "behind"])
+def test_what_cannot_be_written_is_raised_and_leaves_no_checkpoint(tmp_path, background_bytes):
+    (tmp_path / "checkpoints").write_text("no folder")
+    writer = CheckpointWriter(tmp_path, 1, writer=True, background_bytes=background_bytes)
+    with pytest.raises(OSError):
+        writer.save({"step": 1}, iter([("param/a", torch.ones(3))]), num_bytes=12)
+        writer.wait()
+
+
+def test_checkpoint_written_behind_holds_the_values_of_its_step(tmp_path):
+    tensor, writer = torch.ones(3), CheckpointWriter(tmp_path, 1, writer=True)
+    writer.save({"step": 1, "val_loss": None}, iter([("param/a", tensor)]), num_bytes=12)
+    tensor.zero_()
+    writer.wait()
+    assert dict(newest_checkpoint(tmp_path).tensors("param"))["a"].tolist() == [1, 1, 1]
+
+
+def test_early_stopping_ends_with_the_best_weights_and_survives_a_resume(case):
+    settings, _ = case
+    settings = replace(
+        settings, run_dir=settings.run_dir.with_name("patient"), schedule=replace(settings.schedule, total_steps=12),
+        eval_every_steps=1, checkpoint_every_steps=1, keep_checkpoints=9, early_stopping_patience=2,
+        early_stopping_min_delta=10.0,
+    )  # fmt: skip
+    outcome = train_alone(settings)  # the first validation counts as better than none, the next two do not
+    assert (outcome.status, outcome.step, outcome.best) == ("early_stopped", 3, "step-3")
+    shutil.rmtree(settings.run_dir / "checkpoints" / "step-3")
+    assert train_alone(settings) == outcome
+
+
+def test_a_node_that_must_go_is_saved_first(case):
+    settings, _ = case
+    warned = replace(settings, run_dir=settings.run_dir.with_name("warned"), keep_checkpoints=9)
+    warned.run_dir.mkdir()
+    answers = iter([False, True, False, False, False, False])
+    train(warned, SingleProcess(torch.device("cpu")), must_save=lambda: next(answers))
+    assert [checkpoint.step for checkpoint in list_checkpoints(warned.run_dir)] == [2, 3, 6]
+
+
+def test_replay_is_mixed_into_every_batch(case, tokenizer):
+    settings, _ = case
+    general = packed_split(settings.run_dir.with_name("general"), tokenizer, 10, seed=7)
+    mixed = replace(settings, run_dir=settings.run_dir.with_name("mixed"), replay_data=general, replay_share=0.5)
+    train_alone(mixed)
+    own, other = PackedSplit(settings.train_data), PackedSplit(general)
+    tokens = [*own.pack_tokens.tolist(), *other.pack_tokens.tolist()]
+    stream = SampleStream(len(own), settings.batch_size, settings.seed, len(other), 0.5)
+    for step, record in enumerate(records(mixed.run_dir, "train")):
+        batch = stream.batch(step)
+        assert sum(sample >= len(own) for sample in batch) == settings.batch_size / 2
+        assert record["tokens"] == sum(tokens[sample] for sample in batch)
+    newest = newest_checkpoint(mixed.run_dir)
+    assert newest.state["cursor"]["replayed"] == 6 * settings.batch_size / 2
+
+
+def test_micro_batches_of_like_lengths_change_no_loss(case):
+    settings, _ = case
+    wide = replace(settings, run_dir=settings.run_dir.with_name("wide"), micro_batch_size=2)
+    train_alone(wide)
+    expected = [record["loss"] for record in records(settings.run_dir, "train")]
+    assert [record["loss"] for record in records(wide.run_dir, "train")] == pytest.approx(expected, rel=1e-5)
+
+
 def test_best_checkpoint_outlives_newer_ones(tmp_path):
     run = tmp_path / "run"
     losses = {1: 2.0, 2: 1.5, 3: 1.7, 4: 1.9, 5: None}
@@ -136,7 +213,7 @@ def test_best_checkpoint_outlives_newer_ones(tmp_path):
         folder = run / "checkpoints" / f"step-{step}"
         folder.mkdir(parents=True)
         save_file({"param/a": torch.ones(1)}, folder / "state.safetensors")
-        files = {"state.safetensors": (folder / "state.safetensors").stat().st_size}
+        files = {"state.safetensors": {"bytes": (folder / "state.safetensors").stat().st_size, "sha256": ""}}
         (folder / "state.json").write_text(json.dumps({"step": step, "val_loss": loss, "files": files}))
     prune_checkpoints(run, keep=2)
     assert [checkpoint.step for checkpoint in list_checkpoints(run)] == [2, 4, 5]
@@ -174,6 +251,23 @@ def test_divergence_is_reported_with_its_step(case):
     outcome = train_alone(hot)
     assert outcome.status == "diverged"
     assert 1 <= outcome.step <= 6
+    assert outcome.rows and all(row.startswith("row-0-") for row in outcome.rows)
+
+
+def test_rows_behind_a_loss_that_is_no_number_are_named(case, tokenizer):
+    settings, _ = case
+    data = settings.run_dir.with_name("poisoned")
+    shutil.copytree(settings.train_data, data)
+    split, first = PackedSplit(data), SampleStream(len(PackedSplit(data)), 4, settings.seed).batch(0)[1]
+    weights = np.load(data / "weights-00000.npy")
+    name = split.ids(first)[0]
+    place = json.loads((data / "ids-00000.json").read_text()).index(name)
+    _, start, length = np.load(data / "sequences.npy")[place]
+    weights[start + length - 2] = np.nan
+    np.save(data / "weights-00000.npy", weights)
+    outcome = train_alone(replace(settings, run_dir=settings.run_dir.with_name("nan"), train_data=data))
+    assert (outcome.status, outcome.step) == ("diverged", 1)
+    assert set(outcome.rows) <= set(split.ids(first)) and name in outcome.rows[:5]
 
 
 def test_adapter_loads_with_peft_and_gives_the_loss_that_was_measured(case):
