@@ -12,6 +12,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
         from ftlib.train.plan import dry_run
 
         return {"manifest": None, "plan": dry_run(config)}
+    if config.advise:
+        from ftlib.train.advice import advise
+
+        return {"manifest": None, "advice": advise(config)}
     if config.inspect:
         from ftlib.train.inspection import inspect_samples
 

@@ -171,6 +171,9 @@ class TrainLoopConfig(Config):
     chunked_loss: bool = True
     """Take the loss inside the output layer, a few positions at a time, so that all logits never exist at once."""
 
+    check_memory: bool = True
+    """Refuse, before anything starts, a run whose estimated memory is above the device's (see `dry_run`)."""
+
 
 class ParallelConfig(Config):
     """How the model is spread over the workers."""
@@ -208,6 +211,25 @@ class ScalingConfig(Config):
 
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Worker failures after which the run goes on from the last checkpoint."""
+
+
+class AdviceConfig(Config):
+    """What `advise` may spend."""
+
+    max_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Longest time that training may take."""
+
+    max_gpus: Annotated[int, Field(ge=1)] = 8
+    """Most GPUs."""
+
+    gpu: Literal["L4", "A10G", "L40S", "A100-40G", "A100-80G", "H100", "H200"] | None = None
+    """Kind of GPU; default: the least that does."""
+
+    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of a GPU's peak arithmetic that training reaches; NeMo AutoModel published 402 of 989 TFLOP/s for LoRA of Llama-3-8B."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """Longest time for each generated token of one conversation when the model serves on that GPU."""
 
 
 class RunOutputConfig(OutputConfig):
@@ -248,7 +270,13 @@ class TrainConfig(JobConfig):
     """Workers."""
 
     dry_run: bool = False
-    """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
+    """Train nothing: print the memory that each worker is expected to need. Needs no GPU, weights or cluster."""
+
+    advise: bool = False
+    """Train nothing: recommend whether to tune, method, rank and hardware for this data and model. Needs no cluster."""
+
+    advice: AdviceConfig = AdviceConfig()
+    """What `advise` may spend."""
 
     inspect: Annotated[int, Field(ge=1)] | None = None
     """Train nothing: print this many samples of the training split as the model gets them, supervised tokens marked, and counts. Needs no cluster."""
@@ -256,7 +284,7 @@ class TrainConfig(JobConfig):
     @property
     def writes_output(self) -> bool:
         """Whether the job makes a run, rather than telling something about one."""
-        return not (self.dry_run or self.inspect)
+        return not (self.dry_run or self.inspect or self.advise)
 
     @property
     def gradient_accumulation(self) -> int:

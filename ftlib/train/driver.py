@@ -29,6 +29,7 @@ logger = get_logger(__name__)
 
 OnEval = Callable[[int, dict[str, float]], bool]
 KIND = "run"
+_CHANGES_NO_RESULT = {"cluster", "output", "scaling", "dry_run", "inspect", "advise", "advice"}
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
 
     The number of workers changes no result, so it is in neither; how the model is spread is in the first only.
     """
-    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run", "inspect"})
+    settings = config.model_dump(mode="json", exclude=_CHANGES_NO_RESULT)
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
     settings["data"].pop("replay")
+    settings["train"].pop("check_memory")
     if inputs.replay:
         sources["replay"] = f"{inputs.replay.data_key}:{inputs.replay.fraction}"
     resumable = {name: value for name, value in settings.items() if name != "parallel"}

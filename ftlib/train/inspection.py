@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import UserError
+from ftlib.train.preflight import RunInputs, check_run
 
 if TYPE_CHECKING:
     from ftlib.data.tokenize import Sequences
@@ -40,34 +41,43 @@ def inspect_samples(config: TrainConfig, out: TextIO | None = None) -> dict[str,
     Raises:
         UserError: the configuration does not fit the data or the model.
     """
-    from ftlib.data.prepared import open_prepared
     from ftlib.data.schema import ID
-    from ftlib.data.tokenize import hash_limit, id_hash, tokenize_rows
+    from ftlib.data.tokenize import tokenize_rows
     from ftlib.models.load import load_tokenizer
     from ftlib.train.driver import token_settings
-    from ftlib.train.preflight import check_run
 
     out = out or sys.stdout
     inputs = check_run(config)
-    settings = token_settings(config, inputs)
-    tokenizer, limit = load_tokenizer(inputs.model_folder), None
+    settings, tokenizer = token_settings(config, inputs), load_tokenizer(inputs.model_folder)
+    summary, shown = read_split(config, inputs, config.inspect or 0)
+    marks = _COLOURS if out.isatty() else _MARKS
+    for turn, row in enumerate(shown, 1):
+        sequences = tokenize_rows([row], tokenizer, settings)
+        print(_sample(row[ID], f"{turn}/{len(shown)}", sequences, tokenizer, marks), file=out)
+    print(_summary_text(summary, config), file=out, flush=True)
+    return summary
+
+
+def read_split(config: TrainConfig, inputs: RunInputs, num_shown: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Counts of the training split, and the `num_shown` rows with the smallest hashes of id."""
+    from ftlib.data.prepared import open_prepared
+    from ftlib.data.schema import ID, LABEL
+    from ftlib.data.tokenize import hash_limit, id_hash, tokenize_rows
+    from ftlib.models.load import load_tokenizer
+    from ftlib.train.driver import token_settings
+
+    settings, tokenizer = token_settings(config, inputs), load_tokenizer(inputs.model_folder)
     num_rows = open_prepared(config.data.path).num_rows("train")
-    if num_rows > MAX_ROWS:
-        limit = hash_limit(inputs.files["train"], MAX_ROWS)
-    counts, shown = _Counts(), list[tuple[int, str, dict[str, Any]]]()
+    limit = hash_limit(inputs.files["train"], MAX_ROWS) if num_rows > MAX_ROWS else None
+    counts, shown, labels = _Counts(), list[tuple[int, str, dict[str, Any]]](), Counter[str]()
     with TemporaryDirectory() as folder:
         for number, rows in enumerate(_batches(config, limit)):
             counts.add(tokenize_rows(rows, tokenizer, settings), Path(folder), number)
-            shown = nsmallest(
-                config.inspect or 0, [*shown, *((id_hash(row[ID]), row[ID], row) for row in rows)], _order
-            )
+            labels.update(row[LABEL] for row in rows if row[LABEL])
+            shown = nsmallest(num_shown, [*shown, *((id_hash(row[ID]), row[ID], row) for row in rows)], _order)
         summary = {"num_rows": num_rows, **counts.summary(config, Path(folder))}
-    marks = _COLOURS if out.isatty() else _MARKS
-    for turn, (_, record_id, row) in enumerate(shown, 1):
-        sequences = tokenize_rows([row], tokenizer, settings)
-        print(_sample(record_id, f"{turn}/{len(shown)}", sequences, tokenizer, marks), file=out)
-    print(_summary_text(summary, config), file=out, flush=True)
-    return summary
+    summary |= {"num_labels": len(labels), "rarest_label_rows": min(labels.values(), default=0)}
+    return summary, [row for *_, row in shown]
 
 
 def _batches(config: TrainConfig, limit: int | None) -> Iterator[list[dict[str, Any]]]:

@@ -45,6 +45,7 @@ def check_run(config: TrainConfig) -> RunInputs:
         raise UserError(f"data.path={config.data.path}: its train split is empty")
     folder = resolve_source(config.model.source, config.model.revision)
     _check_model(config, folder)
+    _check_memory(config, folder)
     return RunInputs(
         files={split: prepared.files(split) for split, count in counts.items() if count},
         data_key=prepared.training_key,
@@ -102,6 +103,20 @@ def _check_model(config: TrainConfig, folder: Path) -> None:
             f"model folder {folder}: its tokenizer has no chat template. Take an instruction-tuned model, or put a "
             "chat_template.jinja into the folder"
         )
+
+
+def _check_memory(config: TrainConfig, folder: Path) -> None:
+    """Compare the memory plan with the device; models of a shape that cannot be planned are let pass."""
+    from ftlib.models.source import read_config
+    from ftlib.train.fit import check_fit
+    from ftlib.train.plan import ModelShape
+
+    try:
+        shape = ModelShape.from_config(read_config(folder))
+    except UserError as error:
+        logger.info("memory is not checked: %s", error)
+        return
+    check_fit(config, shape)
 
 
 def has_chat_template(folder: Path) -> bool:
