@@ -213,6 +213,22 @@ class ScalingConfig(Config):
     """Worker failures after which the run goes on from the last checkpoint."""
 
 
+class TrackConfig(Config):
+    """Where a run's figures go besides `metrics.jsonl`."""
+
+    tensorboard: bool = False
+    """Event files in the run's folder, `tensorboard/`."""
+
+    mlflow_uri: PathStr | None = None
+    """An MLflow run in this folder (SQLite inside), `sqlite:///FILE` or server; credentials as for `jobs.promote`."""
+
+    wandb: bool = True
+    """Weights & Biases, only where `WANDB_API_KEY` is set on the node of the first worker and wandb is installed."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")] = "ftlib"
+    """MLflow's experiment, W&B's project."""
+
+
 class AdviceConfig(Config):
     """What `advise` may spend."""
 
@@ -268,6 +284,9 @@ class TrainConfig(JobConfig):
 
     scaling: ScalingConfig = ScalingConfig()
     """Workers."""
+
+    track: TrackConfig = TrackConfig()
+    """Where figures go besides `metrics.jsonl`."""
 
     dry_run: bool = False
     """Train nothing: print the memory that each worker is expected to need. Needs no GPU, weights or cluster."""

@@ -29,7 +29,7 @@ logger = get_logger(__name__)
 
 OnEval = Callable[[int, dict[str, float]], bool]
 KIND = "run"
-_CHANGES_NO_RESULT = {"cluster", "output", "scaling", "dry_run", "inspect", "advise", "advice"}
+_CHANGES_NO_RESULT = {"cluster", "output", "scaling", "dry_run", "inspect", "advise", "advice", "track"}
 
 
 @dataclass(frozen=True)

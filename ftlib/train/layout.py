@@ -3,6 +3,7 @@
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
+TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 BEST = "BEST"
 ADAPTER = "adapter"

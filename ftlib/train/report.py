@@ -17,6 +17,7 @@ from ftlib.core.page import Mark, Plot, Point, Tick, format_number, make_axes, r
 from ftlib.core.storage import write_text
 from ftlib.train.layout import REPORT
 from ftlib.train.metrics import read_metrics
+from ftlib.train.track import flat_settings
 
 logger = get_logger(__name__)
 
@@ -75,7 +76,7 @@ def render(facts: RunFacts, records: Sequence[Record]) -> str:
         validations=_validations(validations, facts.best),
         counts=_counts(facts),
         origin=_origin(facts),
-        settings=_flat(facts.config),
+        settings=flat_settings(facts.config),
     )
 
 
@@ -230,17 +231,6 @@ def _origin(facts: RunFacts) -> list[tuple[str, str]]:
         ("workers", spread),
         ("best checkpoint", facts.best or "none"),
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Key paths of nested settings with their values, as a person would give them."""
-    found: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", "null" if value is None else str(value)))
-    return found
 
 
 def _compact(count: int) -> str:

@@ -47,6 +47,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     from ftlib.train.objectives import ObjectiveSettings
     from ftlib.train.schedule import Schedule
     from ftlib.train.strategy import OptimizerSettings
+    from ftlib.train.track import TrackSettings, flat_settings
 
     method, optim, loop, objective = config.method, config.optim, config.train, config.objective
     targets = method.target_modules
@@ -88,6 +89,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         early_stopping_patience=loop.early_stopping_patience,
         early_stopping_min_delta=loop.early_stopping_min_delta,
         chunked_loss=loop.chunked_loss,
+        track=TrackSettings(**config.track.model_dump(), params=dict(flat_settings(config.resolved()))),
         seed=config.seed,
     )
 
