@@ -61,8 +61,10 @@ def attend_by_sequence(  # noqa: PLR0917 (transformers calls it by position)
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     rows = []
-    for row, lengths in enumerate(sequence_lengths or [[query.shape[2]]] * query.shape[0]):
-        queries, keys, values = (torch.split(tensor[row : row + 1], lengths, dim=2) for tensor in (query, key, value))
+    # Split, not indexed: the backward pass of an index fills a tensor of the whole batch, for every row of it.
+    by_row = zip(*(torch.split(tensor, 1) for tensor in (query, key, value)), strict=True)
+    for row, lengths in zip(by_row, sequence_lengths or [[query.shape[2]]] * query.shape[0], strict=True):
+        queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in row)
         outputs = [
             functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
             for q, k, v in zip(queries, keys, values, strict=True)

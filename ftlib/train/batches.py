@@ -72,6 +72,10 @@ class Forward:
         """Sum over learnt tokens of weight × negative log-likelihood, float32 scalar."""
         return self._losses(batch, Targets(batch.targets, batch.weights, smoothing))
 
+    def row_losses(self, batch: MicroBatch) -> torch.Tensor:
+        """The same for each row of the batch, float32[B]."""
+        return (self._losses(batch, Targets(batch.targets, None)) * batch.weights).sum(1)
+
     def log_likelihoods(self, batch: MicroBatch, num_sequences: int) -> torch.Tensor:
         """Log-likelihood of each sequence's learnt tokens given those before, float32[num_sequences]."""
         losses = self._losses(batch, Targets(batch.targets, None)) * (batch.weights > 0)

@@ -43,12 +43,12 @@ def inspect_samples(config: TrainConfig, out: TextIO | None = None) -> dict[str,
     """
     from ftlib.data.schema import ID
     from ftlib.data.tokenize import tokenize_rows
-    from ftlib.models.load import load_tokenizer
     from ftlib.train.driver import token_settings
 
     out = out or sys.stdout
     inputs = check_run(config)
-    settings, tokenizer = token_settings(config, inputs), load_tokenizer(inputs.model_folder)
+    tokenizer = _tokenizer(config, inputs)
+    settings = token_settings(config, inputs.model_folder)
     summary, shown = read_split(config, inputs, config.inspect or 0)
     marks = _COLOURS if out.isatty() else _MARKS
     for turn, row in enumerate(shown, 1):
@@ -63,10 +63,10 @@ def read_split(config: TrainConfig, inputs: RunInputs, num_shown: int) -> tuple[
     from ftlib.data.prepared import open_prepared
     from ftlib.data.schema import ID, LABEL
     from ftlib.data.tokenize import hash_limit, id_hash, tokenize_rows
-    from ftlib.models.load import load_tokenizer
     from ftlib.train.driver import token_settings
 
-    settings, tokenizer = token_settings(config, inputs), load_tokenizer(inputs.model_folder)
+    tokenizer = _tokenizer(config, inputs)
+    settings = token_settings(config, inputs.model_folder)
     num_rows = open_prepared(config.data.path).num_rows("train")
     limit = hash_limit(inputs.files["train"], MAX_ROWS) if num_rows > MAX_ROWS else None
     counts, shown, labels = _Counts(), list[tuple[int, str, dict[str, Any]]](), Counter[str]()
@@ -80,13 +80,24 @@ def read_split(config: TrainConfig, inputs: RunInputs, num_shown: int) -> tuple[
     return summary, [row for *_, row in shown]
 
 
+def _tokenizer(config: TrainConfig, inputs: RunInputs) -> Any:
+    """The model's tokenizer, with the words that the run adds."""
+    from ftlib.models.load import load_tokenizer
+    from ftlib.models.vocabulary import grow_tokenizer
+
+    tokenizer = load_tokenizer(inputs.model_folder)
+    if config.method.new_tokens:
+        grow_tokenizer(tokenizer, config.method.new_tokens)
+    return tokenizer
+
+
 def _batches(config: TrainConfig, limit: int | None) -> Iterator[list[dict[str, Any]]]:
     """Rows of the training split up to a hash of id, some at a time."""
     from ftlib.data.prepared import open_prepared
-    from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, TEXT, WEIGHT
+    from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, WEIGHT
     from ftlib.data.tokenize import id_hash
 
-    rows = open_prepared(config.data.path).rows("train", [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL])
+    rows = open_prepared(config.data.path).rows("train", [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL, SUBJECT])
     wanted = (row for row in rows if limit is None or id_hash(row[ID]) <= limit)
     while batch := list(islice(wanted, _ROWS_AT_ONCE)):
         yield batch

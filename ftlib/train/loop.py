@@ -23,17 +23,18 @@ import torch
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.models.adapt import AdapterSpec, add_adapter
-from ftlib.models.load import load_model, load_tokenizer
-from ftlib.train.attention import use_packed_attention
+from ftlib.models.adapt import AdapterSpec
+from ftlib.models.load import load_tokenizer
 from ftlib.train.batches import Forward
+from ftlib.train.budget import PrivacySettings
+from ftlib.train.build import build_model
 from ftlib.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint
 from ftlib.train.head import find_loss_head
 from ftlib.train.metrics import MetricsWriter, step_line
 from ftlib.train.objectives import METRICS, ObjectiveSettings, batch_loss, divergence_sum, reference_likelihoods
 from ftlib.train.result import export_result
 from ftlib.train.samples import Floats, Samples, share
-from ftlib.train.schedule import Cursor, SampleStream, Schedule, micro_seed
+from ftlib.train.schedule import Cursor, SampleStream, Schedule, Stream, micro_seed
 from ftlib.train.strategy import OptimizerSettings, Strategy
 from ftlib.train.track import TrackSettings
 
@@ -65,6 +66,15 @@ class LoopSettings:
     kind: str = "lora"
     """`lora`, `qlora` or `full`."""
     adapter: AdapterSpec = field(default_factory=AdapterSpec)
+    adapter_folder: Path | None = None
+    """An adapter to go on from, instead of a new one of `adapter`."""
+    tokenizer_folder: Path | None = None
+    """The tokenizer that made the tokens, where it is not the model's own."""
+    new_tokens: tuple[str, ...] = ()
+    """What `tokenizer_folder` has more than the model's own tokenizer."""
+    quantize_bits: int = 4
+    """Of the frozen base under `qlora`: 4 or 8."""
+    neftune_alpha: float | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     batch_size: int = 16
     """Packs per optimiser step over all ranks."""
@@ -82,6 +92,8 @@ class LoopSettings:
     """Take the loss inside the output layer (`ftlib.train.head`) instead of from all logits."""
     track: TrackSettings = field(default_factory=TrackSettings)
     seed: int = 0
+    privacy: PrivacySettings | None = None
+    """Differentially private training; then `batch_size` is the expected number of privacy units of a step."""
 
 
 @dataclass
@@ -110,16 +122,22 @@ def train(
     `must_save` is asked on every rank after each step; where one says True (its node is about to go), all save at once.
     Raises UserError for a model that cannot be loaded or adapted, or a folder that holds another run's checkpoints.
     """
-    return _Run(settings, strategy, on_eval, must_save).run()
+    if settings.privacy is not None:
+        from ftlib.train.private import PrivateRun
+
+        return PrivateRun(settings, strategy, on_eval, must_save).run()
+    return Run(settings, strategy, on_eval, must_save).run()
 
 
-class _Run:
+class Run:
+    """One run on one rank; private training replaces the stream, the step and the choice of the best checkpoint."""
+
     def __init__(
         self,
         settings: LoopSettings,
         strategy: Strategy,
-        on_eval: OnEval | None,
-        must_save: Callable[[], bool] | None,
+        on_eval: OnEval | None = None,
+        must_save: Callable[[], bool] | None = None,
     ) -> None:
         self.settings, self.strategy, self.on_eval, self.must_save = settings, strategy, on_eval, must_save
         if settings.batch_size % settings.micro_batch_size:
@@ -131,18 +149,21 @@ class _Run:
         self.is_main = strategy.rank == 0
         self.last_metrics: dict[str, float] = {}
         self.best_loss, self.stale_evals = math.inf, 0
+        self.save_now = False
+        self.odd_samples: list[int] = []
         self.total_steps = settings.schedule.total_steps
 
     def run(self) -> Outcome:
+        """Train to the end; returns how it ended."""
         started = time.monotonic()
         settings, strategy = self.settings, self.strategy
-        self.tokenizer = load_tokenizer(settings.model_folder)
+        self.tokenizer = load_tokenizer(settings.tokenizer_folder or settings.model_folder)
         self._open_data()
-        self.model = self._build_model()
+        self.model, by_sequence = build_model(settings, strategy, self.data)
         accumulation = math.ceil(self.num_micro / strategy.world_size)
         strategy.prepare(self.model, settings.optimizer, settings.precision, accumulation)
         head = find_loss_head(self.model) if settings.chunked_loss else None
-        self.forward = Forward(strategy.module, head, self.by_sequence)
+        self.forward = Forward(strategy.module, head, by_sequence)
         self._know_reference()
         step = self._resume()
         self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
@@ -170,24 +191,12 @@ class _Run:
         self.data = Samples(folders, settings.micro_batch_size, pad_id, device)
         val = [settings.val_data] if settings.val_data else []
         self.val = Samples(val, settings.micro_batch_size, pad_id, device) if val else None
-        own, *replayed = self.data.sizes
-        replay_share = settings.replay_share if replayed else 0.0
-        self.stream = SampleStream(own, settings.batch_size, settings.seed, sum(replayed), replay_share)
+        self.stream = self._make_stream()
 
-    def _build_model(self) -> Any:
-        settings, strategy = self.settings, self.strategy
-        adapted = settings.kind != "full"
-        dtype = strategy.load_dtype(settings.precision, frozen_base=adapted)
-        with strategy.loading(settings.precision):
-            model = load_model(settings.model_folder, dtype, _load_device(strategy), four_bit=settings.kind == "qlora")
-        model.config.use_cache = False
-        self.by_sequence = use_packed_attention(model, strategy.device)
-        if settings.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        if adapted:
-            torch.manual_seed(settings.seed)  # the same first weights on every rank
-            model = add_adapter(model, settings.adapter)
-        return model.train()
+    def _make_stream(self) -> Stream:
+        own, *replayed = self.data.sizes
+        replay_share = self.settings.replay_share if replayed else 0.0
+        return SampleStream(own, self.settings.batch_size, self.settings.seed, sum(replayed), replay_share)
 
     def _know_reference(self) -> None:
         """Have the log-likelihoods that preferences are compared with: those of the model that the run starts from."""
@@ -301,7 +310,7 @@ class _Run:
             "tokens_per_s": num_tokens / seconds,
             "seconds": seconds,
             "epoch": self.stream.epochs(step + 1),
-            "memory_gb": _memory_gb(strategy.device),
+            "memory_gb": memory_gb(strategy.device),
         }
 
     def _loss(self, data: Samples, samples: list[int], divergence: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -316,7 +325,7 @@ class _Run:
         if self.settings.objective.kind != "kto":
             return 0.0
         strategy, total = self.strategy, 0.0
-        training = strategy.module.training
+        training = self.model.training  # DeepSpeed's engine keeps none of its own
         strategy.module.eval()  # the estimate must not depend on who computes it, as dropout would
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
             known = data.preferences(batches[number])
@@ -333,7 +342,7 @@ class _Run:
         if self.val is None:
             return None
         began = time.monotonic()
-        self.last_metrics = self.validate()
+        self.last_metrics = self.validate() | self._extras(step)
         loss = self.last_metrics["val_loss"]
         better = loss < self.best_loss - self.settings.early_stopping_min_delta
         self.best_loss, self.stale_evals = (loss, 0) if better else (self.best_loss, self.stale_evals + 1)
@@ -346,6 +355,15 @@ class _Run:
             return "stopped"
         patience = self.settings.early_stopping_patience
         return "early_stopped" if patience is not None and self.stale_evals >= patience else None
+
+    def _extras(self, step: int) -> dict[str, float]:
+        """What every record says besides, after `step` steps."""
+        return {}
+
+    def _selection_loss(self, step: int) -> float | None:
+        """The validation loss by which the checkpoint at `step` competes; None: it does not."""
+        evaluated = step == self.total_steps or _due(step, self.settings.eval_every_steps)
+        return self.last_metrics.get("val_loss") if evaluated else None
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -372,7 +390,6 @@ class _Run:
 
     def _save(self, step: int) -> None:
         settings = self.settings
-        evaluated = step == self.total_steps or _due(step, settings.eval_every_steps)
         state = {
             "step": step,
             "key": settings.resume_key,
@@ -380,7 +397,7 @@ class _Run:
             "schedule": asdict(settings.schedule),
             "seed": settings.seed,
             "world_size": self.strategy.world_size,
-            "val_loss": self.last_metrics.get("val_loss") if evaluated else None,
+            "val_loss": self._selection_loss(step),
             "metrics": self.last_metrics,
             "best_loss": self.best_loss,
             "stale_evals": self.stale_evals,
@@ -400,7 +417,9 @@ class _Run:
             dtype = torch.float32 if self.settings.precision is torch.float32 else torch.bfloat16
             export_result(self.settings.run_dir, best, self.model, self.tokenizer, base=base, dtype=dtype)
             newest = list_checkpoints(self.settings.run_dir)[-1]
-            outcome = Outcome(status, newest.step, best.state.get("val_loss"), best.path.name, newest.state["metrics"])
+            outcome = Outcome(
+                status, newest.step, best.state["metrics"].get("val_loss"), best.path.name, newest.state["metrics"]
+            )
         result: Outcome = self.strategy.broadcast(outcome)
         return result
 
@@ -413,11 +432,7 @@ def _numel(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _load_device(strategy: Strategy) -> torch.device:
-    return torch.device("cpu") if strategy.sharded_forward else strategy.device
-
-
-def _memory_gb(device: torch.device) -> float:
+def memory_gb(device: torch.device) -> float:
     """Peak memory: of the device for CUDA, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9

@@ -6,8 +6,10 @@ Out: a `MemoryPlan`, bytes per worker by use: of its GPU, or of the host for a w
 - states of P trained of N parameters (Rajbhandari et al. 2020, "ZeRO"): 2 bytes of weights, 2 of gradients and 12 of
   optimiser (fp32 master copy and two AdamW moments) for a parameter trained in 16 bits; without ZeRO, and for adapters,
   fp32 weights: 4 + 4 + 8. ZeRO-1 divides the optimiser by the number of workers, ZeRO-2 the gradients, ZeRO-3 the
-  weights. A frozen base has the computing precision.
-- a 4-bit base (Dettmers et al. 2023, "QLoRA"): 0.5 bytes a parameter of the linear layers and 0.127 bits of constants.
+  weights. A frozen base has the computing precision. Private training adds 8 bytes of gradients for each sequence of a
+  micro-batch, and 8 for their sum.
+- a 4-bit base (Dettmers et al. 2023, "QLoRA"): 0.5 bytes a parameter of the linear layers and 0.127 bits of constants;
+  an 8-bit one: 1 byte.
 - activations (the method of Korthikanti et al. 2022, for gated MLPs and grouped keys, attention scores not kept, as
   flash and memory-efficient attention do not): every tensor that a layer's backward pass reads, see `block_bytes`;
   with checkpointing only each layer's input and one layer's inside. Automatic mixed precision adds 16-bit copies of
@@ -191,7 +193,9 @@ def plan_memory(config: TrainConfig, shape: ModelShape) -> MemoryPlan:
         raise UserError(f"method.rank {config.method.rank} is above the smallest layer's side {smallest}")
     trained = shape.num_adapter_params(config.method.rank) if use.adapts else shape.num_params
     weights, gradients, optimizer = _states(config, shape, use, trained)
-    host = 0
+    activations, host = _activations(config, shape, use), 0
+    if use.zero_stage == 0 and config.gradient_accumulation == 1 and config.privacy is None:
+        activations = max(0, activations - gradients)  # a backward pass makes those while it frees these
     if config.parallel.offload_optimizer:
         host, optimizer = host + optimizer, 0
     if config.parallel.offload_params:
@@ -203,7 +207,7 @@ def plan_memory(config: TrainConfig, shape: ModelShape) -> MemoryPlan:
         weights_bytes=weights,
         gradients_bytes=gradients,
         optimizer_bytes=optimizer,
-        activations_bytes=_activations(config, shape, use),
+        activations_bytes=activations,
         logits_bytes=_loss(config, shape, use),
         overhead_bytes=GPU_OVERHEAD_BYTES if config.scaling.use_gpu or use.quantised else CPU_OVERHEAD_BYTES,
         host_bytes=host,
@@ -261,12 +265,15 @@ def _states(config: TrainConfig, shape: ModelShape, use: _Use, trained: int) -> 
     if use.adapts:
         base = float(use.value_bytes * shape.num_params)
         if use.quantised:
-            base += (_NF4_BYTES - use.value_bytes) * shape.num_linear_params
+            quantised = _NF4_BYTES if config.method.bits == 4 else 1.0
+            base += (quantised - use.value_bytes) * shape.num_linear_params
         weights, gradients, optimizer = round(base) + 4 * trained, 4 * trained, 8 * trained
     elif stage:
         weights, gradients, optimizer = use.value_bytes * trained, use.value_bytes * trained, 12 * trained
     else:
         weights, gradients, optimizer = 4 * trained, 4 * trained, 8 * trained
+    if config.privacy is not None:  # a gradient per sequence, its float32 copy, and the float64 sum
+        gradients += trained * (8 * config.train.micro_batch_size + 8)
     gathered = min(ZERO3_LIVE_BYTES, weights)
     return (
         weights // workers + gathered if stage >= 3 else weights,

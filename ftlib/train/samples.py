@@ -37,6 +37,11 @@ class Samples:
         """Samples of each split."""
         return [len(split) for split in self._splits]
 
+    @property
+    def own(self) -> PackedSplit:
+        """The run's own data, without what is replayed."""
+        return self._splits[0]
+
     def ids(self, sample: int) -> list[str]:
         """Records of a sample."""
         split, index = self._find(sample)
@@ -51,7 +56,7 @@ class Samples:
 
     def collate(self, samples: list[int], part: int | None = None) -> MicroBatch:
         """The tensors of a micro-batch; `part`: of one sequence of every sample alone."""
-        packs = [self._pack(sample) for sample in samples]
+        packs = [self.pack(sample) for sample in samples]
         if part is not None:
             packs = [pack.only(part) for pack in packs]
         return collate(packs, self._pad_id, self._device)
@@ -67,7 +72,8 @@ class Samples:
             desirable=torch.from_numpy(desirable).to(self._device),
         )
 
-    def _pack(self, sample: int) -> Pack:
+    def pack(self, sample: int) -> Pack:
+        """One sample's tokens."""
         split, index = self._find(sample)
         return split[index]
 

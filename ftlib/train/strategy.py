@@ -27,6 +27,8 @@ class OptimizerSettings:
     beta2: float = 0.999
     eps: float = 1e-8
     max_grad_norm: float = 1.0
+    lora_plus_ratio: float = 1.0
+    """LoRA+ (Hayou et al. 2024): B's learning rate is so many times that of everything else."""
 
 
 class Strategy(Protocol):
@@ -182,22 +184,22 @@ class DataParallel(SingleProcess):
 
 def make_adamw(model: Any, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW over the trained parameters; only matrices decay (norms, biases do not)."""
-    parameters = [parameter for _, parameter in trained_parameters(model)]
-    dims = [getattr(parameter, "ds_shape", parameter.shape) for parameter in parameters]
-    decayed = [parameter for parameter, shape in zip(parameters, dims, strict=True) if len(shape) >= 2]
-    others = [parameter for parameter, shape in zip(parameters, dims, strict=True) if len(shape) < 2]
+    members: dict[tuple[bool, float], list[Any]] = {}
+    for name, parameter in trained_parameters(model):
+        decays = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
+        scale = settings.lora_plus_ratio if ".lora_B." in name else 1.0
+        members.setdefault((decays, scale), []).append(parameter)
     groups = [
-        {"params": members, "weight_decay": decay}
-        for members, decay in ((decayed, settings.weight_decay), (others, 0.0))
-        if members
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "lr_scale": scale}
+        for (decays, scale), parameters in sorted(members.items(), key=lambda item: not item[0][0])
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps)
 
 
 def set_rate(optimizer: Any, learning_rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times the group's `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def trained_parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

@@ -17,7 +17,7 @@ from ftlib.train import driver
 from ftlib.train.driver import run_training
 from ftlib.train.loop import train
 from ftlib.train.strategy import SingleProcess
-from ftlib.train.worker import loop_settings
+from ftlib.train.worker import loop_settings, train_worker
 from tests.prepared_data import small_prepared, write_prepared
 from tests.training_cases import conversations, records
 
@@ -58,6 +58,7 @@ def config(tmp_path_factory, tiny_model) -> TrainConfig:
 
 def changed(config: TrainConfig, **sections) -> TrainConfig:
     values = config.model_dump()
+    values["privacy"] = sections.pop("privacy", values["privacy"])
     for section, changes in sections.items():
         values[section] |= changes
     return TrainConfig.model_validate(values)
@@ -121,6 +122,32 @@ def test_diverged_run_is_told_apart(ray_local, config):
     )
     with pytest.raises(DivergedError, match=r"diverged at step \d.*optim\.learning_rate"):
         run_training(hot)
+
+
+def test_private_run_is_planned_from_its_subjects_and_says_what_it_spent(ray_local, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_fit", lambda config, work, on_eval: train_worker({"work": work, "on_eval": on_eval}))
+    rows = [row | {"weight": None, "subject": f"s{number % 25}"} for number, row in enumerate(conversations(40))]
+    data = write_prepared(tmp_path / "data", train=rows, val=conversations(4, seed=1))
+    private = changed(
+        config,
+        privacy={"epsilon": 4.0, "unit": "subject"},
+        data={"path": str(data), "packing": False},
+        parallel={"strategy": "ddp"},
+        train={"num_epochs": 2.0, "max_steps": None, "global_batch_size": 8},
+        scaling={"num_workers": 1},
+    )
+    with pytest.raises(UserError, match="cannot be stopped by its validation loss"):
+        run_training(private, lambda step, metrics: False)
+    result = run_training(private)
+    spent = read_manifest(result.path, "run")["privacy"]
+    assert (spent["num_units"], spent["steps"], spent["sample_rate"], spent["delta"]) == (25, 7, 8 / 25, 1 / 250)
+    assert 0.98 * 4 < spent["epsilon"] <= 4
+    assert spent["secret_noise"]
+    assert records(Path(result.path), "train")[-1]["epsilon"] == result.metrics["epsilon"] == spent["epsilon"]
+    rows[7]["subject"] = None
+    data = write_prepared(tmp_path / "unknown", train=rows)
+    with pytest.raises(UserError, match="1 of 40 training rows have no subject"):
+        run_training(changed(private, data={"path": str(data)}))
 
 
 def test_rows_that_teach_nothing_abort_before_any_worker_starts(ray_local, config, tmp_path):
