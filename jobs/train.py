@@ -7,11 +7,19 @@ from ftlib.runtime.job import job_main
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train on a Ray cluster, or plan only; returns the job's result."""
+    """Train on a Ray cluster, or only plan or show; returns the job's result."""
     if config.dry_run:
         from ftlib.train.plan import dry_run
 
         return {"manifest": None, "plan": dry_run(config)}
+    if config.advise:
+        from ftlib.train.advice import advise
+
+        return {"manifest": None, "advice": advise(config)}
+    if config.inspect:
+        from ftlib.train.inspection import inspect_samples
+
+        return {"manifest": None, "summary": inspect_samples(config)}
     from ftlib.runtime.cluster import connect
     from ftlib.train.driver import run_training
     from ftlib.train.preflight import check_run

@@ -53,3 +53,8 @@ class JobConfig(Config):
 
     seed: int = 0
     """Seed of everything random in the job."""
+
+    @property
+    def writes_output(self) -> bool:
+        """Whether this call of the job writes a result; a job that only shows something says no."""
+        return True

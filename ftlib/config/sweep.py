@@ -135,8 +135,8 @@ class SweepConfig(JobConfig):
     @field_validator("train")
     @classmethod
     def _trains(cls, train: TrainConfig) -> TrainConfig:
-        if train.dry_run:
-            raise ValueError("dry_run plans one run: python -m jobs.train dry_run=true, without a sweep")
+        if not train.writes_output:
+            raise ValueError("dry_run, inspect and advise are about one run: python -m jobs.train, without a sweep")
         if train.privacy is not None:
             raise ValueError(
                 "privacy holds for one run: every trial would spend a budget of its own, and the choice among them by "

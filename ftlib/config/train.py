@@ -243,6 +243,9 @@ class TrainLoopConfig(Config):
     compile: bool = False
     """Compile the model's layers (`torch.compile`): faster steps on a GPU after a minute or so of compiling."""
 
+    check_memory: bool = True
+    """Refuse, before anything starts, a run whose estimated memory is above the device's (see `dry_run`)."""
+
 
 class ParallelConfig(Config):
     """How the model is spread over the workers."""
@@ -300,6 +303,41 @@ class ExportConfig(Config):
         return ["merged"] * self.merged + list(dict.fromkeys(self.gguf)) + ["onnx"] * self.onnx
 
 
+class TrackConfig(Config):
+    """Where a run's figures go besides `metrics.jsonl`."""
+
+    tensorboard: bool = False
+    """Event files in the run's folder, `tensorboard/`."""
+
+    mlflow_uri: PathStr | None = None
+    """An MLflow run in this folder (SQLite inside), `sqlite:///FILE` or server; credentials as for `jobs.promote`."""
+
+    wandb: bool = True
+    """Weights & Biases, only where `WANDB_API_KEY` is set on the node of the first worker and wandb is installed."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")] = "ftlib"
+    """MLflow's experiment, W&B's project."""
+
+
+class AdviceConfig(Config):
+    """What `advise` may spend."""
+
+    max_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Longest time that training may take."""
+
+    max_gpus: Annotated[int, Field(ge=1)] = 8
+    """Most GPUs."""
+
+    gpu: Literal["L4", "A10G", "L40S", "A100-40G", "A100-80G", "H100", "H200"] | None = None
+    """Kind of GPU; default: the least that does."""
+
+    mfu: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Share of a GPU's peak arithmetic that training reaches; NeMo AutoModel published 402 of 989 TFLOP/s for LoRA of Llama-3-8B."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """Longest time for each generated token of one conversation when the model serves on that GPU."""
+
+
 class RunOutputConfig(OutputConfig):
     """The folder of runs."""
 
@@ -342,8 +380,25 @@ class TrainConfig(JobConfig):
     privacy: PrivacyConfig | None = None
     """Differentially private training (DP-SGD); left out: off."""
 
+    track: TrackConfig = TrackConfig()
+    """Where figures go besides `metrics.jsonl`."""
+
     dry_run: bool = False
-    """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
+    """Train nothing: print the memory that each worker is expected to need. Needs no GPU, weights or cluster."""
+
+    advise: bool = False
+    """Train nothing: recommend whether to tune, method, rank and hardware for this data and model. Needs no cluster."""
+
+    advice: AdviceConfig = AdviceConfig()
+    """What `advise` may spend."""
+
+    inspect: Annotated[int, Field(ge=1)] | None = None
+    """Train nothing: print this many samples of the training split as the model gets them, supervised tokens marked, and counts. Needs no cluster."""
+
+    @property
+    def writes_output(self) -> bool:
+        """Whether the job makes a run, rather than telling something about one."""
+        return not (self.dry_run or self.inspect or self.advise)
 
     @property
     def gradient_accumulation(self) -> int:

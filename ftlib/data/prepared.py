@@ -1,6 +1,6 @@
 """Opening a prepared dataset: the one way in for training and evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,14 @@ class PreparedDataset:
 
         fs, inner = self._located(split)
         return pa.concat_tables([RECORD.empty_table(), *(pq.read_table(file, filesystem=fs) for file in inner)])
+
+    def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Records of a split with these columns, one file in memory at a time, in the order of the files."""
+        import pyarrow.parquet as pq
+
+        fs, inner = self._located(split)
+        for file in inner:
+            yield from pq.read_table(file, filesystem=fs, columns=list(columns)).to_pylist()
 
     def _located(self, split: str) -> tuple[Any, list[str]]:
         fs, _ = filesystem(self.path)

@@ -26,6 +26,16 @@ from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
 from ftlib.data.pack import INFO, UNITS, write_file, write_index
 from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, WEIGHT
+from ftlib.data.unsupervised import (
+    CUT_OFF,
+    NO_ASSISTANT,
+    NO_REJECTED,
+    NOT_RENDERED,
+    REFUSED,
+    WEIGHT_ZERO,
+    Unsupervised,
+    why_unsupervised,
+)
 from ftlib.models.chat import encode_example, encode_text
 
 logger = get_logger(__name__)
@@ -34,7 +44,6 @@ FORMAT = 3
 """Version of the folder's layout and of the algorithm: part of the key."""
 INPUTS = "inputs.json"
 """What the tokens were made from, beside them."""
-_SHOWN_IDS = 5
 _COUNTERS = ("num_rows", "num_truncated", "num_too_long", "num_supervised")
 
 
@@ -77,7 +86,7 @@ class Sequences:
     num_rows: int = 0
     num_truncated: int = 0
     num_too_long: int = 0
-    unsupervised_ids: list[str] = field(default_factory=list)
+    unsupervised: Unsupervised = field(default_factory=Unsupervised)
 
     def add(
         self, record_id: str, ids: list[int], weights: list[float], copies: int = 1, unit: tuple[int, int] = (0, 0)
@@ -100,8 +109,8 @@ def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: Tokeniz
         settings: limits and tokenizer; the tokenizer counts by the hash of its files.
 
     Raises:
-        UserError: more rows than allowed supervise no token, or nothing is left to learn from. Row ids are shown, never
-            their text.
+        UserError: more rows than allowed supervise no token, or nothing is left to learn from. Reasons are shown with
+            row ids, never their text.
     """
     folder = cache / packed_key(inputs, settings)
     if not (folder / INFO).exists():
@@ -153,7 +162,7 @@ def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Tokenize
             result.num_too_long += 1
             continue
         if not pieces:
-            result.unsupervised_ids.append(row[ID])
+            result.unsupervised.add(row[ID], why_unsupervised(row, weight, tokenizer))
         loss, copies = (weight, 1) if settings.weighting == "loss" else (1.0, num_copies(row[ID], weight))
         unit = id_hash(row[ID]), id_hash(row[SUBJECT]) if row.get(SUBJECT) else 0
         for ids, mask in pieces:
@@ -172,9 +181,17 @@ def preference_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Tokeni
     for row in rows:
         chosen = row[MESSAGES][-1] if row.get(MESSAGES) else {"role": "none"}
         rejected = row.get(REJECTED)
-        usable = chosen["role"] == "assistant" and _weight(row, factors) > 0
-        if not usable or (settings.objective == "dpo" and not rejected):
-            result.unsupervised_ids.append(row[ID])
+        reasons = [
+            reason
+            for reason, holds in (
+                (NO_ASSISTANT, chosen["role"] != "assistant"),
+                (WEIGHT_ZERO, _weight(row, factors) <= 0),
+                (NO_REJECTED, settings.objective == "dpo" and not rejected),
+            )
+            if holds
+        ]
+        if reasons:
+            result.unsupervised.add(row[ID], reasons[0])
             continue
         answers.append((row, chosen["content"], True))
         if rejected:
@@ -210,7 +227,7 @@ def _add_pair(
             ids, mask = [], []
         encoded.append((ids, last_answer(mask)))
     if not all(any(mask[1:]) for _, mask in encoded):
-        result.unsupervised_ids.append(row[ID])
+        result.unsupervised.add(row[ID], NOT_RENDERED if all(ids for ids, _ in encoded) else REFUSED)
         return
     excess = max(len(ids) for ids, _ in encoded) - limit
     if excess > 0:
@@ -222,7 +239,7 @@ def _add_pair(
         cut = min(excess, max(start - 1, 0)) if settings.truncation == "left" else 0
         encoded = [(ids[cut : cut + limit], mask[cut : cut + limit]) for ids, mask in encoded]
         if not all(any(mask[1:]) for _, mask in encoded):
-            result.unsupervised_ids.append(row[ID])
+            result.unsupervised.add(row[ID], CUT_OFF)
             return
     for ids, mask in encoded:
         result.add(row[ID], ids, [1.0 if flag else 0.0 for flag in mask])
@@ -292,9 +309,8 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_tokenize_file, fn_kwargs=arguments)
     results = sorted(dataset.take_all(), key=lambda result: result["number"])
     num_rows = sum(result["num_rows"] for result in results)
-    ids = [record_id for result in results for record_id in result["unsupervised_ids"]]
-    num_unsupervised = sum(result["num_unsupervised"] for result in results)
-    _check_supervised(num_rows, num_unsupervised, ids, settings.max_unsupervised)
+    unsupervised = Unsupervised.merged(result["unsupervised"] for result in results)
+    unsupervised.check(num_rows, settings.max_unsupervised)
     parts = []
     for item in items:
         path = target / f"part-{item['number']:05d}.npz"
@@ -305,7 +321,7 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
     if not len(whole["sequences"]) or not whole["copies"].any():
         raise UserError("the split has no row to learn from")
     counts = {name: sum(result[name] for result in results) for name in _COUNTERS} | {
-        "num_unsupervised": num_unsupervised
+        "num_unsupervised": unsupervised.num_rows
     }
     if settings.units:
         np.save(target / UNITS, whole["units"])
@@ -314,16 +330,6 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
         target, whole["sequences"], settings.max_seq_len, packing=settings.packing, counts=counts,
         copies=whole["copies"], samples=samples,
     )  # fmt: skip
-
-
-def _check_supervised(num_rows: int, num_unsupervised: int, ids: list[str], allowed: float) -> None:
-    if num_unsupervised > allowed * num_rows:
-        shown = ", ".join(ids[:_SHOWN_IDS])
-        raise UserError(
-            f"{num_unsupervised} of {num_rows} rows supervise no token, more than data.max_unsupervised {allowed:g} "
-            "allows: no assistant message, an empty answer, weight 0, no rejected answer where the objective compares "
-            f"two, or refused by the chat template. Ids: {shown}"
-        )
 
 
 def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings, limit: int | None) -> dict[str, Any]:
@@ -347,8 +353,7 @@ def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings
         "num_truncated": result.num_truncated,
         "num_too_long": result.num_too_long,
         "num_supervised": sum(weight > 0 for row in result.weights for weight in row),
-        "num_unsupervised": len(result.unsupervised_ids),
-        "unsupervised_ids": result.unsupervised_ids[:_SHOWN_IDS],
+        "unsupervised": result.unsupervised.as_json(),
     }
 
 

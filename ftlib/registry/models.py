@@ -67,7 +67,7 @@ def register(run_path: str, evaluation_path: str, registry: RegistryConfig, alia
     """
     candidate = load_candidate(run_path, evaluation_path)
     sha256 = candidate.run.sha256
-    with _client(registry, create=True) as client:
+    with mlflow_client(registry, create=True) as client:
         _ensure_name(client, registry.name)
         model = _known(client, registry.name, sha256)
         if model is None:
@@ -83,7 +83,7 @@ def register(run_path: str, evaluation_path: str, registry: RegistryConfig, alia
 
 def set_alias(registry: RegistryConfig, alias: str, version: int) -> None:
     """Point an alias at a version that is registered: also the way back to an earlier one."""
-    with _client(registry) as client:
+    with mlflow_client(registry) as client:
         client.set_registered_model_alias(registry.name, alias, str(version))
 
 
@@ -93,7 +93,7 @@ def resolve_alias(registry: RegistryConfig, alias: str) -> RegisteredModel:
     From a server they are downloaded once into `FTLIB_HOME`. Raises UserError for an unknown name or alias, an
     unreachable registry, or files that are not those registered.
     """
-    with _client(registry) as client:
+    with mlflow_client(registry) as client:
         aliases = dict(client.get_registered_model(registry.name).aliases)
         if alias not in aliases:
             known = ", ".join(sorted(aliases)) or "none yet"
@@ -107,7 +107,7 @@ def list_versions(uri: str) -> list[dict[str, Any]]:
     Each has `name`, `version`, `aliases`, `sha256`, `run_id`, `run_path` and `dataset` (key of the training data).
     """
     found = []
-    with _client(RegistryConfig(uri=uri)) as client:
+    with mlflow_client(RegistryConfig(uri=uri)) as client:
         aliases: dict[tuple[str, str], list[str]] = {}
         for model in _every(client.search_registered_models):
             for alias, number in sorted(dict(model.aliases).items()):
@@ -146,7 +146,7 @@ def tracking_uri(registry: RegistryConfig) -> str:
 
 
 @contextmanager
-def _client(registry: RegistryConfig, create: bool = False) -> Iterator[Any]:
+def mlflow_client(registry: RegistryConfig, create: bool = False) -> Iterator[Any]:
     """An MLflow client of the registry; what MLflow says about the user's input becomes a UserError."""
     uri = tracking_uri(registry)
     if uri.startswith("sqlite:///"):
@@ -187,18 +187,18 @@ def _ensure_name(client: Any, name: str) -> None:
             raise
 
 
-def _experiment(client: Any, registry: RegistryConfig) -> str:
-    """The experiment that holds the versions' runs; on SQLite its artifacts lie beside the database."""
+def open_experiment(client: Any, registry: RegistryConfig, name: str = EXPERIMENT) -> str:
+    """The id of an experiment, made on first use; on SQLite its artifacts lie beside the database."""
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(registry)
     location = str(Path(uri.removeprefix("sqlite:///")).parent / "artifacts") if uri.startswith("sqlite") else None
     try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    return str(client.get_experiment_by_name(name).experiment_id)
 
 
 def _add_version(client: Any, candidate: Candidate, registry: RegistryConfig) -> Any:
@@ -211,7 +211,7 @@ def _add_version(client: Any, candidate: Candidate, registry: RegistryConfig) ->
                 f"{run.path}/{run.result}: its files changed after the run ended "
                 f"(sha256 {actual[:12]}…, the manifest says {run.sha256[:12]}…); train again"
             )
-        info = client.create_run(_experiment(client, registry), run_name=run.run_id).info
+        info = client.create_run(open_experiment(client, registry), run_name=run.run_id).info
         try:
             client.log_artifacts(info.run_id, str(folder), ARTIFACT)
             for name, value in _figures(candidate).items():

@@ -67,9 +67,9 @@ def job_main(name: str, config_cls: type[C], run: Callable[[C], Result], argv: S
 
 
 def _preflight(config: JobConfig) -> None:
-    """Refuse an output that cannot be written before any work; a dry run writes nothing."""
+    """Refuse an output that cannot be written before any work."""
     output = getattr(config, "output", None)
-    if isinstance(output, OutputConfig) and not getattr(config, "dry_run", False):
+    if isinstance(output, OutputConfig) and config.writes_output:
         check_output(output.path)
 
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import DivergedError, UserError
@@ -23,11 +23,16 @@ from ftlib.train.continued import adopt_adapter
 from ftlib.train.export import with_exports
 from ftlib.train.layout import ADAPTER, CHECKPOINTS, CONFIG, METRICS, MODEL, RAY, TOKENIZER, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
+from ftlib.train.report import RunFacts, write_report
+
+if TYPE_CHECKING:
+    from ftlib.data.tokenize import TokenizeSettings
 
 logger = get_logger(__name__)
 
 OnEval = Callable[[int, dict[str, float]], bool]
 KIND = "run"
+_CHANGES_NO_RESULT = {"cluster", "output", "scaling", "dry_run", "inspect", "advise", "advice", "track", "export"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,11 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
     write_json(str(run_dir / CONFIG), config.resolved())
     check_resources(config)
     work = _packed_work(config, inputs, run_dir, resume_key)
-    outcome = _fit(config, work, on_eval)
+    outcome: dict[str, Any] = {"status": "failed"}
+    try:
+        outcome = _fit(config, work, on_eval)
+    finally:
+        write_report(run_dir, _facts(config, inputs, work, outcome))
     if outcome["status"] == "diverged":
         values = ", ".join(f"{name} {value}" for name, value in outcome["metrics"].items() if name != "step")
         raise DivergedError(
@@ -91,10 +100,11 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
 
     The number of workers changes no result, so it is in neither; how the model is spread is in the first only.
     """
-    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "export", "dry_run"})
+    settings = config.model_dump(mode="json", exclude=_CHANGES_NO_RESULT)
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
     settings["data"].pop("replay")
+    settings["train"].pop("check_memory")
     if inputs.replay:
         sources["replay"] = f"{inputs.replay.data_key}:{inputs.replay.fraction}"
     if settings["method"].pop("adapter"):
@@ -103,10 +113,27 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
     return work_key(KIND, settings, sources), fingerprint([resumable, sources])
 
 
+def token_settings(config: TrainConfig, tokenizer: Path) -> "TokenizeSettings":
+    """How the training split becomes sequences, with the tokenizer of a folder."""
+    from ftlib.data.tokenize import TokenizeSettings
+
+    return TokenizeSettings(
+        tokenizer_folder=str(tokenizer),
+        max_seq_len=config.train.max_seq_len,
+        packing=config.data.packing,
+        max_unsupervised=config.data.max_unsupervised,
+        objective=config.objective.kind,
+        truncation=config.data.truncation,
+        weighting=config.data.weighting,
+        class_weights=tuple(sorted(config.data.class_weights.items())),
+        units=config.privacy is not None,
+    )
+
+
 def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_key: str) -> dict[str, Any]:
     """Tokenise both splits; returns what every worker gets."""
     from ftlib.data.pack import PackedSplit
-    from ftlib.data.tokenize import TokenizeSettings, tokenize_split
+    from ftlib.data.tokenize import tokenize_split
     from ftlib.models.vocabulary import save_grown_tokenizer
     from ftlib.train.schedule import num_steps
 
@@ -114,21 +141,9 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
     tokenizer = inputs.model_folder
     if config.method.new_tokens:
         tokenizer = save_grown_tokenizer(inputs.model_folder, config.method.new_tokens, run_dir / TOKENIZER)
-    common = TokenizeSettings(
-        tokenizer_folder=str(tokenizer),
-        max_seq_len=config.train.max_seq_len,
-        packing=config.data.packing,
-        max_unsupervised=config.data.max_unsupervised,
-        objective=config.objective.kind,
-        truncation=config.data.truncation,
-    )
+    weighted = token_settings(config, tokenizer)
     # Weights of classes act in training alone: in validation they would bend the score.
-    weighted = replace(
-        common,
-        weighting=config.data.weighting,
-        class_weights=tuple(sorted(config.data.class_weights.items())),
-        units=config.privacy is not None,
-    )
+    common = replace(weighted, weighting="loss", class_weights=(), units=False)
     limited = replace(common, max_rows=config.train.max_eval_samples)
     folders: dict[str, str | None] = {"val": None, "replay": None}
     for split, files in inputs.files.items():
@@ -224,6 +239,18 @@ def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> d
     if outcome["status"] == "error":
         raise UserError(outcome["message"])
     return outcome
+
+
+def _facts(config: TrainConfig, inputs: RunInputs, work: dict[str, Any], outcome: dict[str, Any]) -> RunFacts:
+    return RunFacts(
+        run_id=Path(work["run_dir"]).name,
+        status=outcome["status"],
+        config=config.resolved(),
+        counts=work["counts"],
+        base_fingerprint=inputs.model_fingerprint,
+        best=outcome.get("best"),
+        last=outcome.get("metrics") if outcome["status"] == "diverged" else None,
+    )
 
 
 def _manifest(

@@ -2,6 +2,8 @@
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+REPORT = "report.html"
+TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 BEST = "BEST"
 ADAPTER = "adapter"

@@ -36,6 +36,7 @@ from ftlib.train.result import export_result
 from ftlib.train.samples import Floats, Samples, share
 from ftlib.train.schedule import Cursor, SampleStream, Schedule, Stream, micro_seed
 from ftlib.train.strategy import OptimizerSettings, Strategy
+from ftlib.train.track import TrackSettings
 
 logger = get_logger(__name__)
 
@@ -93,6 +94,7 @@ class LoopSettings:
     """See `ftlib.train.attention.set_attention`."""
     compile: bool = False
     """Compile the model's layers."""
+    track: TrackSettings = field(default_factory=TrackSettings)
     seed: int = 0
     privacy: PrivacySettings | None = None
     """Differentially private training; then `batch_size` is the expected number of privacy units of a step."""
@@ -169,7 +171,7 @@ class Run:
         self._know_reference()
         step = self._resume()
         self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
-        self.writer = MetricsWriter(settings.run_dir, step) if self.is_main else None
+        self.writer = MetricsWriter(settings.run_dir, step, settings.track) if self.is_main else None
         self.num_trained = sum(_numel(parameter) for parameter in self.model.parameters() if parameter.requires_grad)
         if self.is_main:
             logger.info(
@@ -177,7 +179,12 @@ class Run:
                 len(self.data), self.total_steps, settings.batch_size, self.num_trained / 1e6,
                 str(settings.precision).removeprefix("torch."), time.monotonic() - started,
             )  # fmt: skip
-        status = self._steps(step)
+        status = "failed"
+        try:
+            status = self._steps(step)
+        finally:
+            if self.writer:
+                self.writer.close(status)
         self.checkpoints.wait()
         return self._finish(status)
 

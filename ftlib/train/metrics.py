@@ -7,20 +7,33 @@ from typing import Any
 from ftlib.core.logging import format_duration
 from ftlib.core.storage import write_text
 from ftlib.train.layout import METRICS
+from ftlib.train.track import TrackSettings, open_trackers
 
 
 class MetricsWriter:
-    """Appends records of training steps and validations; a resumed run drops those after its checkpoint."""
+    """Appends records of training steps and validations; a resumed run drops those after its checkpoint.
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    Each has a `kind`: `train`, `val`, or `resume` where the run went on from a checkpoint, and its `step`. Trackers get
+    the same records.
+    """
+
+    def __init__(self, folder: Path, resume_step: int, track: TrackSettings | None = None) -> None:
         self.path = folder / METRICS
         kept = [record for record in read_metrics(folder) if record["step"] <= resume_step]
+        if resume_step:
+            kept.append({"kind": "resume", "step": resume_step})
         write_text(str(self.path), "".join(json.dumps(record) + "\n" for record in kept))
+        self._trackers = open_trackers(track or TrackSettings(), folder, kept)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it is on disk when this returns."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self._trackers.log(record)
+
+    def close(self, status: str) -> None:
+        """End the trackers; `status` as in the loop's outcome, or `failed`."""
+        self._trackers.close(status)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ def check_run(config: TrainConfig) -> RunInputs:
     adapter = config.method.adapter
     if config.export.formats:
         check_formats(config.export.formats, folder, folder, whole=config.method.kind == "full")
+    _check_memory(config, folder)
     return RunInputs(
         files={split: prepared.files(split) for split, count in counts.items() if count},
         data_key=prepared.training_key,
@@ -124,6 +125,20 @@ def _check_model(config: TrainConfig, folder: Path) -> None:
             f"model folder {folder}: its tokenizer has no chat template. Take an instruction-tuned model, or put a "
             "chat_template.jinja into the folder"
         )
+
+
+def _check_memory(config: TrainConfig, folder: Path) -> None:
+    """Compare the memory plan with the device; models of a shape that cannot be planned are let pass."""
+    from ftlib.models.source import read_config
+    from ftlib.train.fit import check_fit
+    from ftlib.train.plan import ModelShape
+
+    try:
+        shape = ModelShape.from_config(read_config(folder))
+    except UserError as error:
+        logger.info("memory is not checked: %s", error)
+        return
+    check_fit(config, shape)
 
 
 def has_chat_template(folder: Path) -> bool:

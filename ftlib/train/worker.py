@@ -47,6 +47,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     from ftlib.train.objectives import ObjectiveSettings
     from ftlib.train.schedule import Schedule
     from ftlib.train.strategy import OptimizerSettings
+    from ftlib.train.track import TrackSettings, flat_settings
 
     method, optim, loop, objective = config.method, config.optim, config.train, config.objective
     return LoopSettings(
@@ -90,6 +91,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         chunked_loss=loop.chunked_loss,
         attention=loop.attention,
         compile=loop.compile,
+        track=TrackSettings(**config.track.model_dump(), params=dict(flat_settings(config.resolved()))),
         seed=config.seed,
         privacy=PrivacySettings(**work["privacy"]) if work["privacy"] else None,
     )

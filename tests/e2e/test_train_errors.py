@@ -62,6 +62,23 @@ def test_dry_run_needs_no_cluster_and_leaves_nothing(root, tiny_model):
     assert not (root / "runs").exists()
 
 
+def test_run_that_cannot_fit_ends_with_the_estimate_and_ways_to_fit(root, tiny_model):
+    done, result = train(root, tiny_model, "scaling.num_workers=4096", "train.global_batch_size=4096")
+    assert done.returncode == 2
+    assert result["message"].startswith("no memory: each worker needs about")
+    assert "scaling.num_workers=" in result["message"]
+    assert not (root / "runs").exists()
+
+
+def test_inspection_prints_samples_before_the_result_and_logs_no_text(root, tiny_model):
+    done, result = train(root, tiny_model, "inspect=2")
+    assert done.returncode == 0
+    assert done.stdout.count("⟦category: ") == 2
+    assert result["summary"]["num_rows"] == 40
+    assert "category" not in done.stderr and "category" not in json.dumps(result)
+    assert not (root / "runs").exists()
+
+
 def test_help_answers_within_a_second_of_processor_time():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "jobs.train", "--help"], capture_output=True, text=True, check=False)

@@ -118,9 +118,9 @@ def test_two_answers_lose_the_same_tokens_of_their_prompt(tokenizer):
 def test_rows_without_what_the_objective_needs_are_counted(tokenizer):
     rows = [*preferences(3), {**preferences(1, seed=5)[0], "rejected": None}]
     result = tokenize_rows(rows, tokenizer, TokenizeSettings("", 128, objective="dpo"))
-    assert result.unsupervised_ids == ["row-5-0"] and len(result.samples) == 3
+    assert list(result.unsupervised.ids.values()) == [["row-5-0"]] and len(result.samples) == 3
     result = tokenize_rows(rows, tokenizer, TokenizeSettings("", 128, objective="kto"))
-    assert result.unsupervised_ids == [] and [flag for _, flag in result.samples] == [1, 0, 1, 0, 1, 0, 1]
+    assert not result.unsupervised.num_rows and [flag for _, flag in result.samples] == [1, 0, 1, 0, 1, 0, 1]
     # Beside an answer stands one that was not given to this prompt.
     answers = {tuple(tokens[len(tokens) - 3 :]) for tokens in result.tokens[:2]}
     assert len(answers) == 2 or not np.array_equal(result.tokens[0], result.tokens[1])

@@ -1,5 +1,6 @@
 """Packing and tokenising: what goes in comes out once, and nothing is learnt across sequences."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,18 @@ from hypothesis import strategies as st
 
 from ftlib.core.errors import UserError
 from ftlib.data.pack import PackedSplit, best_fit, write_file, write_index
-from ftlib.data.tokenize import TokenizeSettings, _check_supervised, hash_limit, id_hash, tokenize_rows, truncate
+from ftlib.data.tokenize import TokenizeSettings, hash_limit, id_hash, tokenize_rows, truncate
+from ftlib.data.unsupervised import (
+    CUT_OFF,
+    EMPTY_ANSWER,
+    EMPTY_TEXT,
+    NO_ASSISTANT,
+    NOT_RENDERED,
+    REFUSED,
+    WEIGHT_ZERO,
+    Unsupervised,
+    why_unsupervised,
+)
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60)
 
@@ -94,7 +106,7 @@ def test_rows_without_supervision_are_counted_and_left_out(tokenizer):
     rows = [row(1), row(2, messages=row(2)["messages"][:1]), row(3, weight=0.0), row(4, messages=None, text="")]
     result = tokenize_rows(rows, tokenizer, LIMITS)
     assert len(result.tokens) == 1
-    assert result.unsupervised_ids == ["r2", "r3", "r4"]
+    assert result.unsupervised.ids == {NO_ASSISTANT: ["r2"], WEIGHT_ZERO: ["r3"], EMPTY_TEXT: ["r4"]}
 
 
 def test_weights_by_sampling_say_how_often_a_row_is_seen(tokenizer, tmp_path):
@@ -121,8 +133,8 @@ def test_too_long_conversations_lose_what_the_policy_says(tokenizer):
     )
     assert [left.num_truncated, right.num_truncated, dropped.num_truncated] == [1, 1, 1]
     assert left.ids == ["r1", "r2"] and len(left.tokens[0]) == 64
-    assert right.ids == ["r2"] and right.unsupervised_ids == ["r1"]  # nothing of the answer was left
-    assert dropped.ids == ["r2"] and dropped.num_too_long == 1 and not dropped.unsupervised_ids
+    assert right.ids == ["r2"] and right.unsupervised.ids == {CUT_OFF: ["r1"]}  # nothing of the answer was left
+    assert dropped.ids == ["r2"] and dropped.num_too_long == 1 and not dropped.unsupervised.num_rows
 
 
 def test_weights_scale_the_learnt_tokens(tokenizer):
@@ -140,10 +152,35 @@ def test_long_text_is_cut_into_pieces_that_learn_each_token_once(tokenizer):
     assert joined == whole
 
 
-def test_too_many_unsupervised_rows_abort_with_ids():
-    _check_supervised(1000, 10, ["a"], 0.01)
-    with pytest.raises(UserError, match=r"11 of 1000 rows.*a, b"):
-        _check_supervised(1000, 11, ["a", "b"], 0.01)
+def test_too_many_unsupervised_rows_abort_with_ids_of_each_reason():
+    parts = []
+    for part in ("a", "b"):
+        unsupervised = Unsupervised()
+        for number in range(4):
+            unsupervised.add(f"{part}{number}", WEIGHT_ZERO)
+        unsupervised.add(f"{part}-refused", REFUSED)
+        parts.append(unsupervised.as_json())
+    total = Unsupervised.merged(parts)
+    total.check(1000, 0.01)
+    with pytest.raises(UserError, match=r"10 of 999 rows supervise no token, more than data.max_unsupervised") as error:
+        total.check(999, 0.01)
+    assert "8 weight 0 (a0, a1, a2, a3, b0, …); 2 refused by the chat template (a-refused, b-refused)" in str(
+        error.value
+    )
+
+
+def test_reason_of_each_kind_of_unsupervised_row(tokenizer):
+    silent, strict, deaf = (copy.deepcopy(tokenizer) for _ in range(3))
+    silent.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    silent.eos_token = None
+    strict.chat_template = "{{ raise_exception('no') }}"
+    deaf.chat_template = "never what was said"
+    assert why_unsupervised(row(1), 0.0, tokenizer) == WEIGHT_ZERO
+    assert why_unsupervised(row(1), 1.0, strict) == REFUSED
+    assert why_unsupervised(row(1, answer=""), 1.0, silent) == EMPTY_ANSWER
+    assert why_unsupervised(row(1), 1.0, tokenizer) == CUT_OFF  # it does supervise tokens when it is whole
+    deaf.eos_token = None
+    assert why_unsupervised(row(1), 1.0, deaf) == NOT_RENDERED
 
 
 def test_row_limit_takes_the_smallest_hashes(tmp_path):

@@ -11,9 +11,10 @@ from ftlib.config.loader import validate
 from ftlib.config.sweep import PrunerConfig, SearchConfig, SweepConfig
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import UserError
+from ftlib.core.page import Axis
 from ftlib.sweep import study as studies
 from ftlib.sweep.lease import LEASE_S, Lease
-from ftlib.sweep.report import Axis, render
+from ftlib.sweep.report import render
 from ftlib.sweep.run import base_config
 from ftlib.sweep.space import apply_params, check_space, decode, distributions, encode
 
