@@ -136,7 +136,7 @@ def test_sequences_of_a_pack_do_not_see_each_other(case, device, choice, precisi
     loss = forward.loss(collate(packs, 0, device))
     loss.backward()
     rel = 1e-4 if precision is torch.float32 else 1e-2
-    assert float(loss) == pytest.approx(float(expected), rel=rel)
+    assert loss.item() == pytest.approx(expected.item(), rel=rel)
     for name, gradient in take_gradients(model).items():
         distance = (gradient - gradients[name]).norm() / gradients[name].norm()
         assert distance < (1e-4 if precision is torch.float32 else 5e-2), name
