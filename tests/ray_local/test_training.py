@@ -146,6 +146,8 @@ def test_diverged_run_is_told_apart(ray_local, config):
     )
     with pytest.raises(DivergedError, match=r"diverged at step \d.*optim\.learning_rate"):
         run_training(hot)
+    pages = [page.read_text() for page in Path(config.output.path).glob("run-*/report.html")]
+    assert sum("diverged at step" in page for page in pages) == 1
 
 
 def test_private_run_is_planned_from_its_subjects_and_says_what_it_spent(ray_local, config, tmp_path, monkeypatch):
