@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from ftlib.core.storage import atomic_dir
-from ftlib.models.adapt import ADAPTER_WEIGHTS, DEFAULT
+from ftlib.core.storage import atomic_dir, read_json
+from ftlib.models.adapt import ADAPTER_WEIGHTS, DEFAULT, load_adapter
 
-_KEY = "run.json"
+_NOTE = "run.json"
 
 
 def is_computed(init: str) -> bool:
@@ -37,32 +37,30 @@ def changes_base(init: object) -> bool:
 def find_initial(folder: Path, key: str) -> bool:
     """Whether a folder holds the first weights of the work with this key."""
     try:
-        return bool(json.loads((folder / _KEY).read_text())["key"] == key)
+        return bool(json.loads((folder / _NOTE).read_text())["key"] == key)
     except (OSError, ValueError, KeyError):
         return False
 
 
 def save_initial(model: Any, folder: Path, key: str) -> None:
-    """Store a new adapter in PEFT's format with the name of its initialisation."""
+    """Store a new adapter in PEFT's format, and beside it the key of the work and the initialisation."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     with atomic_dir(str(folder)) as target:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, target / ADAPTER_WEIGHTS)
-        model.peft_config[DEFAULT].save_pretrained(target)
-        (target / _KEY).write_text(json.dumps({"key": key}) + "\n")
+        config = copy.copy(model.peft_config[DEFAULT])
+        note = {"key": key, "init": config.init_lora_weights}
+        config.init_lora_weights, config.eva_config = True, None  # or PEFT would compute them anew at every load
+        config.save_pretrained(target)
+        (target / _NOTE).write_text(json.dumps(note) + "\n")
 
 
 def load_initial(model: Any, folder: Path) -> Any:
     """Wrap a base model with stored first weights, trainable, and take them off the base where the method says so."""
-    from peft import PeftConfig, PeftModel
-
-    config = PeftConfig.from_pretrained(str(folder))
-    init = config.init_lora_weights
-    config.init_lora_weights, config.eva_config = True, None  # or PEFT would compute them anew
-    adapted = PeftModel.from_pretrained(model, str(folder), DEFAULT, is_trainable=True, config=config)
-    if changes_base(init):
+    adapted = load_adapter(model, folder, trainable=True)
+    if changes_base(read_json(str(folder / _NOTE))["init"]):
         with torch.no_grad():
             for module in adapted.modules():
                 if hasattr(module, "lora_A") and DEFAULT in module.lora_A:
@@ -83,10 +81,9 @@ def as_plain_lora(config: Any, state: dict[str, torch.Tensor], folder: Path) -> 
         Configuration and tensors: A over A₀ (2r × in), B beside −B₀ (out × 2r), ranks doubled, alpha so that the
         scale stays (alpha / rank doubles it, alpha / √rank takes √2).
     """
-    from peft import PeftConfig
     from safetensors.torch import load_file
 
-    if not changes_base(PeftConfig.from_pretrained(str(folder)).init_lora_weights):
+    if not changes_base(read_json(str(folder / _NOTE))["init"]):
         return config, state
     first = load_file(folder / ADAPTER_WEIGHTS)
     joined = {}

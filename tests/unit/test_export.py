@@ -29,7 +29,6 @@ def base(tmp_path_factory):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("models") / "bytes"
     letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "re", "ca"]
     vocabulary = {token: row for row, token in enumerate(["<|im_start|>", "<|im_end|>", *letters])}

@@ -40,14 +40,16 @@ METHODS = {
 def case(tmp_path_factory, tiny_model, tokenizer):
     """Settings of three steps without validation, checkpoints at 2 and 3."""
     root = tmp_path_factory.mktemp("methods")
-    torch.set_num_threads(1)  # small products: threads cost more than they give, most of all on a busy machine
     grown = save_grown_tokenizer(tiny_model, NEW_TOKENS, root / "tokenizer")
     packed_split(root / "grown", load_tokenizer(grown), 20)
     data = packed_split(root / "train", tokenizer, 20)
     settings = loop_settings(root / "run", tiny_model, data, None)
     schedule = replace(settings.schedule, total_steps=3)
     settings = replace(settings, schedule=schedule, eval_every_steps=None, checkpoint_every_steps=2)
-    return replace(settings, adapter=AdapterSpec(rank=4)), root
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small products: threads cost more than they give, most of all on a busy machine
+    yield replace(settings, adapter=AdapterSpec(rank=4)), root
+    torch.set_num_threads(threads)
 
 
 def settings_of(case, name, **spec):
