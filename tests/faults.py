@@ -117,9 +117,9 @@ def start(arguments: list[str], nodes: Nodes, log: Path, job: str = "jobs.prepar
         )  # fmt: skip
 
 
-def finish(job: "subprocess.Popen[str]") -> dict[str, Any] | None:
+def finish(job: "subprocess.Popen[str]", timeout_s: float = _JOB_TIMEOUT_S) -> dict[str, Any] | None:
     """The job's result; None where it did not end well."""
-    output, _ = job.communicate(timeout=_JOB_TIMEOUT_S)
+    output, _ = job.communicate(timeout=timeout_s)
     return json.loads(output.splitlines()[-1]) if job.returncode == 0 else None
 
 

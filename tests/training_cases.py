@@ -37,7 +37,7 @@ def packed_split(
     folder: Path, tokenizer, num_rows: int, max_seq_len: int = 128, seed: int = 0, rows=conversations, **options
 ) -> Path:
     """A packed split of generated records; `options` of TokenizeSettings."""
-    from ftlib.data.pack import write_file, write_index
+    from ftlib.data.pack import UNITS, write_file, write_index
     from ftlib.data.tokenize import TokenizeSettings, tokenize_rows
 
     folder.mkdir(parents=True)
@@ -48,7 +48,14 @@ def packed_split(
     copies = np.asarray(sequences.copies)
     counts = {"num_rows": num_rows}
     write_index(folder, written, max_seq_len, packing=settings.packing, counts=counts, copies=copies, samples=samples)
+    if settings.units:
+        np.save(folder / UNITS, np.array(sequences.units, dtype=np.uint64).reshape(-1, 2))
     return folder
+
+
+def private_split(folder: Path, tokenizer, rows: list[dict], max_seq_len: int = 128) -> Path:
+    """A split for private training: one sequence each, with privacy units."""
+    return packed_split(folder, tokenizer, len(rows), max_seq_len, rows=lambda *_: rows, packing=False, units=True)
 
 
 def loop_settings(run_dir: Path, model: Path, data: Path, val: Path, **changes):
@@ -81,10 +88,12 @@ def train_alone(settings):
     import torch
 
     from ftlib.train.loop import train
+    from ftlib.train.private import PrivateDataParallel
     from ftlib.train.strategy import SingleProcess
 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
-    return train(settings, SingleProcess(torch.device("cpu")))
+    device, privacy = torch.device("cpu"), settings.privacy
+    return train(settings, PrivateDataParallel(device, privacy) if privacy else SingleProcess(device))
 
 
 def records(run_dir: Path, kind: str) -> list[dict]:

@@ -137,6 +137,11 @@ class SweepConfig(JobConfig):
     def _trains(cls, train: TrainConfig) -> TrainConfig:
         if train.dry_run:
             raise ValueError("dry_run plans one run: python -m jobs.train dry_run=true, without a sweep")
+        if train.privacy is not None:
+            raise ValueError(
+                "privacy holds for one run: every trial would spend a budget of its own, and the choice among them by "
+                "validation loss more. Find the settings on records that may be seen, then python -m jobs.train"
+            )
         return train
 
     @field_validator("space")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceStr
+from ftlib.config.privacy import PrivacyConfig, conflicts
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -58,22 +59,87 @@ class MethodConfig(Config):
     """What is trained."""
 
     kind: Literal["lora", "qlora", "full"] = "lora"
-    """Low-rank adapters, adapters on a 4-bit base (needs a CUDA device), or all weights."""
+    """Low-rank adapters, adapters on a quantised base (needs a CUDA device), or all weights."""
 
     rank: Annotated[int, Field(ge=1)] = 16
     """LoRA rank."""
 
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """LoRA alpha; the update is scaled by alpha / rank. Default: twice the rank."""
+    """LoRA alpha; the update is scaled by alpha / rank. Default: twice the rank, also of modules in `rank_pattern`."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """LoRA dropout."""
 
     target_modules: str | list[str] = "all-linear"
-    """Modules that get an adapter: `all-linear`, or names."""
+    """Modules that get an adapter: `all-linear`, names, or one regular expression."""
+
+    target_parameters: list[str] = []
+    """Parameters that get an adapter though they are no module's weight: fused experts, such as `mlp.experts.gate_up_proj`."""
 
     use_rslora: bool = False
     """Scale by alpha / √rank (rank-stabilised LoRA)."""
+
+    use_dora: bool = False
+    """Train the norm of each weight apart from its direction (DoRA)."""
+
+    init: Annotated[str, Field(pattern=r"^(default|gaussian|orthogonal|pissa|pissa_niter_[1-9]\d*|olora|eva)$")] = (
+        "default"
+    )
+    """First weights of the adapter. `pissa`, `pissa_niter_N` (fast SVD of N iterations) and `olora` take them off the base: the exported adapter has twice the rank and fits the unchanged base. `eva` takes them from activations of training rows."""
+
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Ranks of single modules: regular expression of the end of a module's name → rank."""
+
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Alphas of single modules, by the same names."""
+
+    lora_plus_ratio: Annotated[float, Field(ge=1)] = 1.0
+    """LoRA+: learning rate of the adapter's B matrices as a multiple of A's (8 to 16 is usual); 1: LoRA."""
+
+    bits: Literal[4, 8] = 4
+    """Bits of the quantised base of `qlora`: NF4 or LLM.int8."""
+
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """NEFTune: uniform noise of alpha / √(length · width) on the embeddings of training inputs (5 to 15 is usual)."""
+
+    new_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    """Words of the domain that become single tokens. Their rows start as the mean of their pieces and train (all rows do with `full`)."""
+
+    adapter: PathStr | None = None
+    """An adapter, run or sweep to go on from. It decides rank, alpha, modules and new tokens; set none of them otherwise."""
+
+    def check(self) -> None:
+        """Raise ValueError for settings that exclude each other."""
+        self._check_fused()
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        if self.kind == "full":
+            of_adapters = ("target_parameters", "use_dora", "init", "rank_pattern", "alpha_pattern", "lora_plus_ratio")
+            for name in (*of_adapters, "adapter"):
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(f"method.{name} is about adapters, and method.kind full trains none")
+        if self.bits != defaults["bits"] and self.kind != "qlora":
+            raise ValueError(f"method.bits {self.bits} quantises the base of method.kind qlora, not of {self.kind}")
+        if self.adapter is not None and self.init != "default":
+            raise ValueError(f"method.init {self.init}: first weights come from method.adapter")
+        if self.kind == "qlora" and self.init.startswith(("pissa", "olora")):
+            raise ValueError(f"method.init {self.init} changes the base's weights, which qlora has quantised; use eva")
+        if self.init == "orthogonal" and any(rank % 2 for rank in (self.rank, *self.rank_pattern.values())):
+            raise ValueError("method.init orthogonal needs an even method.rank")
+        if len(set(self.new_tokens)) != len(self.new_tokens) or any(not token.strip() for token in self.new_tokens):
+            raise ValueError("method.new_tokens must be words that differ from each other")
+
+    def _check_fused(self) -> None:
+        """Fused parameters take plain LoRA only."""
+        if self.target_parameters:
+            for name, wrong in (
+                ("dropout", self.dropout > 0),
+                ("use_dora", self.use_dora),
+                ("init", self.init not in ("default", "gaussian")),
+            ):
+                if wrong:
+                    raise ValueError(
+                        f"method.{name} {getattr(self, name)} is not possible with method.target_parameters"
+                    )
 
 
 class ObjectiveConfig(Config):
@@ -171,6 +237,12 @@ class TrainLoopConfig(Config):
     chunked_loss: bool = True
     """Take the loss inside the output layer, a few positions at a time, so that all logits never exist at once."""
 
+    attention: Literal["auto", "sdpa", "eager", "varlen", "flash_attention_2"] = "auto"
+    """`auto`: by sequence on a CPU, PyTorch's with a mask for packs on a GPU. On a GPU below float32, `varlen` (PyTorch's own flash attention) and `flash_attention_2` (needs the package `flash-attn`) skip what the mask hides."""
+
+    compile: bool = False
+    """Compile the model's layers (`torch.compile`): faster steps on a GPU after a minute or so of compiling."""
+
 
 class ParallelConfig(Config):
     """How the model is spread over the workers."""
@@ -210,6 +282,24 @@ class ScalingConfig(Config):
     """Worker failures after which the run goes on from the last checkpoint."""
 
 
+class ExportConfig(Config):
+    """Copies of the result in other formats, written below `export/` in the run's folder when training has ended."""
+
+    merged: bool = False
+    """Base and adapter as one safetensors model, checked against the adapter's logits in float32."""
+
+    gguf: list[Literal["f32", "f16", "q8_0", "q4_0"]] = []
+    """GGUF files for llama.cpp (Llama, Qwen2 and Qwen3 models). `q8_0` has 8 bits a weight, `q4_0` 4; what each costs in validation loss is measured."""
+
+    onnx: bool = False
+    """ONNX (needs the extra `onnx`), checked against the model's logits."""
+
+    @property
+    def formats(self) -> list[str]:
+        """Names of the formats that are wanted."""
+        return ["merged"] * self.merged + list(dict.fromkeys(self.gguf)) + ["onnx"] * self.onnx
+
+
 class RunOutputConfig(OutputConfig):
     """The folder of runs."""
 
@@ -247,6 +337,11 @@ class TrainConfig(JobConfig):
     scaling: ScalingConfig = ScalingConfig()
     """Workers."""
 
+    export: ExportConfig = ExportConfig()
+    """Further formats of the result."""
+    privacy: PrivacyConfig | None = None
+    """Differentially private training (DP-SGD); left out: off."""
+
     dry_run: bool = False
     """Train nothing: print the memory that each GPU is expected to need. Needs no GPU, weights or cluster."""
 
@@ -256,7 +351,7 @@ class TrainConfig(JobConfig):
         return self.train.global_batch_size // (self.train.micro_batch_size * self.scaling.num_workers)
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainConfig":
+    def _fits_together(self) -> "TrainConfig":
         batch, micro, workers = self.train.global_batch_size, self.train.micro_batch_size, self.scaling.num_workers
         if batch % (micro * workers):
             raise ValueError(
@@ -267,8 +362,34 @@ class TrainConfig(JobConfig):
             raise ValueError(f"scaling.min_workers {self.scaling.min_workers} is above scaling.num_workers {workers}")
         if self.train.early_stopping_patience and not self.train.eval_every_steps:
             raise ValueError("train.early_stopping_patience counts validations: set train.eval_every_steps")
+        if self.train.compile and self.parallel.strategy == "deepspeed" and self.parallel.zero_stage == 3:
+            raise ValueError("train.compile: ZeRO-3 gathers parameters inside the layers; take zero_stage 2 or less")
         if self.parallel.offload_params and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage != 3):
             raise ValueError("parallel.offload_params needs parallel.strategy deepspeed with zero_stage 3")
+        self.method.check()
+        if self.parallel.strategy == "deepspeed" and self.parallel.zero_stage == 3:
+            self._check_sharded_weights()
         if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):
             raise ValueError("parallel.offload_optimizer needs parallel.strategy deepspeed with zero_stage 1, 2 or 3")
+        return self
+
+    def _check_sharded_weights(self) -> None:
+        """Refuse what reads whole weights on every rank."""
+        method = self.method
+        for name, wrong in (
+            ("init", method.init.startswith(("pissa", "olora", "eva"))),
+            ("use_dora", method.use_dora),
+            ("target_parameters", bool(method.target_parameters)),
+            ("new_tokens", bool(method.new_tokens)),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"method.{name} {getattr(method, name)} needs whole weights, which ZeRO-3 shards: use "
+                    "parallel.zero_stage 1 or 2"
+                )
+
+    @model_validator(mode="after")
+    def _private(self) -> "TrainConfig":
+        if found := conflicts(self):
+            raise ValueError("privacy cannot be combined with " + "; ".join(found))
         return self

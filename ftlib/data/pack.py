@@ -10,6 +10,7 @@ A packed split is a folder:
     ids-NNNNN.json     the record of each sequence of a file
     samples.npy        float32[p, 2] of preferences only: each sample's weight, and 1 where its answer is desirable
     split.json         counts, and the longest pack
+    units.npy          uint64[s, 2] on request: hashes of each sequence's record and data subject (0: none)
 
 A sample of preferences is a "pack" of two sequences: for DPO the chosen and the rejected answer, for KTO an answer and
 one of another record.
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 INFO = "split.json"
+UNITS = "units.npy"
 Ints = npt.NDArray[np.int64]
 
 
@@ -117,6 +119,11 @@ class PackedSplit:
         return list(dict.fromkeys(found))
 
     @property
+    def holds_preferences(self) -> bool:
+        """Whether its samples compare answers."""
+        return self._samples is not None
+
+    @property
     def desirable(self) -> npt.NDArray[np.bool_]:
         """Of preferences: whether each sample's answer is desirable, bool[p]."""
         if self._samples is None:
@@ -144,6 +151,12 @@ class PackedSplit:
         """Number of tokens of each pack."""
         totals = np.concatenate([[0], np.cumsum(self._sequences[self._order, 2])])
         return np.asarray(totals[self._bounds[1:]] - totals[self._bounds[:-1]])
+
+    @property
+    def has_unit_weights(self) -> bool:
+        """Whether every learnt token counts the same."""
+        files = np.unique(self._sequences[:, 0]).tolist()
+        return all(bool(np.isin(self._file(number)[1], (0.0, 1.0)).all()) for number in files)
 
     def _starts(self, file: int) -> Ints:
         return np.asarray(self._sequences[self._sequences[:, 0] == file, 1])

@@ -24,8 +24,8 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
-from ftlib.data.pack import INFO, write_file, write_index
-from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, TEXT, WEIGHT
+from ftlib.data.pack import INFO, UNITS, write_file, write_index
+from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, WEIGHT
 from ftlib.models.chat import encode_example, encode_text
 
 logger = get_logger(__name__)
@@ -57,6 +57,8 @@ class TokenizeSettings:
     """A record's weight scales its `loss`, or by `sampling` says how often an epoch shows it."""
     class_weights: tuple[tuple[str, float], ...] = ()
     """Factors of the weights of records with a label."""
+    units: bool = False
+    """Also write `units.npy`, which private training needs."""
 
 
 @dataclass
@@ -70,17 +72,22 @@ class Sequences:
     """How often an epoch shows each sequence."""
     samples: list[tuple[float, float]] = field(default_factory=list)
     """Of preferences: weight and whether the answer is desirable, of each pair of sequences."""
+    units: list[tuple[int, int]] = field(default_factory=list)
+    """Of each sequence the hashes of its record's id and of its data subject (0: none)."""
     num_rows: int = 0
     num_truncated: int = 0
     num_too_long: int = 0
     unsupervised_ids: list[str] = field(default_factory=list)
 
-    def add(self, record_id: str, ids: list[int], weights: list[float], copies: int = 1) -> None:
+    def add(
+        self, record_id: str, ids: list[int], weights: list[float], copies: int = 1, unit: tuple[int, int] = (0, 0)
+    ) -> None:
         """Append a sequence."""
         self.tokens.append(ids)
         self.weights.append(weights)
         self.ids.append(record_id)
         self.copies.append(copies)
+        self.units.append(unit)
 
 
 def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: TokenizeSettings) -> Path:
@@ -148,8 +155,9 @@ def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Tokenize
         if not pieces:
             result.unsupervised_ids.append(row[ID])
         loss, copies = (weight, 1) if settings.weighting == "loss" else (1.0, num_copies(row[ID], weight))
+        unit = id_hash(row[ID]), id_hash(row[SUBJECT]) if row.get(SUBJECT) else 0
         for ids, mask in pieces:
-            result.add(row[ID], ids, [loss if flag else 0.0 for flag in mask], copies)
+            result.add(row[ID], ids, [loss if flag else 0.0 for flag in mask], copies, unit)
     return result
 
 
@@ -293,12 +301,14 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
         with np.load(path) as part:
             parts.append(dict(part))
         path.unlink()
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in ("sequences", "copies", "samples")}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not len(whole["sequences"]) or not whole["copies"].any():
         raise UserError("the split has no row to learn from")
     counts = {name: sum(result[name] for result in results) for name in _COUNTERS} | {
         "num_unsupervised": num_unsupervised
     }
+    if settings.units:
+        np.save(target / UNITS, whole["units"])
     samples = whole["samples"] if settings.objective != "sft" else None
     return write_index(
         target, whole["sequences"], settings.max_seq_len, packing=settings.packing, counts=counts,
@@ -318,15 +328,19 @@ def _check_supervised(num_rows: int, num_unsupervised: int, ids: list[str], allo
 
 def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings, limit: int | None) -> dict[str, Any]:
     """Ray Data task: one Parquet file to one file of tokens and weights; returns counters."""
-    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL])
+    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL, SUBJECT])
     if limit is not None:
         rows = [row for row in rows if id_hash(row[ID]) <= limit]
     result = tokenize_rows(rows, _tokenizer(settings.tokenizer_folder), settings)
     number = int(item["number"])
     sequences: npt.NDArray[np.int64] = write_file(Path(target), number, result.tokens, result.weights, result.ids)
-    copies = np.asarray(result.copies, dtype=np.int64)
-    samples = np.asarray(result.samples, dtype=np.float32).reshape(-1, 2)
-    np.savez(Path(target) / f"part-{number:05d}.npz", sequences=sequences, copies=copies, samples=samples)
+    arrays = {
+        "sequences": sequences,
+        "copies": np.asarray(result.copies, dtype=np.int64),
+        "samples": np.asarray(result.samples, dtype=np.float32).reshape(-1, 2),
+        "units": np.asarray(result.units, dtype=np.uint64).reshape(-1, 2),
+    }
+    np.savez(Path(target) / f"part-{number:05d}.npz", **arrays)  # type: ignore[arg-type]
     return {
         "number": number,
         "num_rows": result.num_rows,

@@ -82,10 +82,11 @@ class Answerer:
         system, items = self._systems[batch["system"]], json.loads(batch["items"])
         engine, runner = self._engine(system)
         answers: dict[str, Answer] = {}
+        tokenizer = runner.tokenizer_of(system.adapter and CANDIDATE_ADAPTER)
         requests, references = [], []
         for item in items:
-            prompt = list(render_prompt(runner.tokenizer, item["question"]))
-            reference = _reference_ids(runner.tokenizer, item["question"], item["reference"], prompt)
+            prompt = list(render_prompt(tokenizer, item["question"]))
+            reference = _reference_ids(tokenizer, item["question"], item["reference"], prompt)
             room = runner.max_positions - len(prompt)
             if room < max(1, len(reference)):
                 answers[item["id"]] = Answer(item["id"], "", TOO_LONG, prompt_hash(prompt), None, 0)

@@ -9,6 +9,7 @@ steps). Callers should sort prompts by length: gaps cost as much as tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,7 +183,8 @@ class BatchEngine:
                 in_cache = list(active)
             ids = torch.tensor([[chosen[index]] for index in in_cache], device=self._runner.device)
             logits = rows.forward(self._runner.model, ids)[:, -1].float()
-        return [self._finish(ids, reason) for ids, reason in zip(tokens, reasons, strict=True)]
+        tokenizer = self._runner.tokenizer_of(requests[0].adapter)
+        return [_finished(tokenizer, ids, reason) for ids, reason in zip(tokens, reasons, strict=True)]
 
     def _choose(
         self, logits: Tensor, in_cache: list[int], requests: Sequence[GenerationRequest], tokens: list[list[int]]
@@ -197,9 +199,10 @@ class BatchEngine:
                 )
         return chosen
 
-    def _finish(self, tokens: list[int], reason: FinishReason) -> Generated:
-        text = self._runner.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Generated(tuple(tokens), text, reason)
+
+def _finished(tokenizer: Any, tokens: list[int], reason: FinishReason) -> Generated:
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generated(tuple(tokens), text, reason)
 
 
 def _right_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -189,7 +189,9 @@ class EmbeddedEngine:
             )
         if request.seed is None:
             request = replace(request, seed=random.getrandbits(62))
-        active = _Active(request, emit, Detokenizer(self.runner.tokenizer), StopStrings(request.stop))
+        active = _Active(
+            request, emit, Detokenizer(self.runner.tokenizer_of(request.adapter)), StopStrings(request.stop)
+        )
         with self._wake:
             if self._stopping:
                 raise QueueFullError("the engine is stopping")

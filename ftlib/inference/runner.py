@@ -4,6 +4,7 @@ One adapter, or none, is active at a time. PEFT keeps adapters as modules of the
 over them (a few milliseconds), so callers group requests by adapter.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from ftlib.core.fingerprints import folder_sha256
 from ftlib.models.adapt import check_adapter
 from ftlib.models.chat import stop_token_ids
 from ftlib.models.load import load_model, load_tokenizer, pick_dtype
+from ftlib.models.vocabulary import beside_token_rows, grow_embeddings, num_rows_of
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """What an adapter with new tokens brings."""
+
+    tokenizer: Any
+    num_rows: int
+    """Embedding rows that are the base's or its own."""
 
 
 class ModelRunner:
@@ -28,6 +39,9 @@ class ModelRunner:
         self.stop_ids = frozenset(stop_token_ids(tokenizer, model.generation_config))
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
         self._adapters: dict[str, str] = {}
+        self._grown: dict[str, _Grown] = {}
+        self._base_rows = self._num_rows = int(model.get_input_embeddings().weight.shape[0])
+        self._hook: Any = None
         self._num_loaded = 0
         self._active: str | None = None
 
@@ -65,22 +79,28 @@ class ModelRunner:
             check_adapter(path, self.base_folder)
         internal = f"adapter{self._num_loaded}"  # PEFT's names are module names: no dots
         self._num_loaded += 1
+        if (num_rows := num_rows_of(path)) > self._base_rows:
+            self._grow(name, path, num_rows)
         # autocast_adapter_dtype=False: the adapter computes in the base's dtype, without casts in every layer.
         if isinstance(self.model, PeftModel):
-            self.model.load_adapter(str(path), internal, autocast_adapter_dtype=False)
+            with beside_token_rows(self.model, path):
+                self.model.load_adapter(str(path), internal, autocast_adapter_dtype=False)
         else:
             self.model = PeftModel.from_pretrained(self.model, str(path), internal, autocast_adapter_dtype=False)
         self.model.eval()
         self._adapters[name] = internal
+        self._watch_output()
         self._apply(None)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; unknown names are ignored."""
+        self._grown.pop(name, None)
         if internal := self._adapters.pop(name, None):
             if len(self._adapters) == 0:
                 self.model = self.model.unload()
             else:
                 self.model.delete_adapter(internal)
+            self._watch_output()
             self._apply(None)
 
     def use(self, name: str | None) -> None:
@@ -89,6 +109,31 @@ class ModelRunner:
             raise KeyError(name)
         if name != self._active:
             self._apply(name)
+
+    def tokenizer_of(self, name: str | None) -> Any:
+        """The tokenizer of an adapter that brings new tokens, else the base's."""
+        grown = self._grown.get(name) if name is not None else None
+        return grown.tokenizer if grown is not None else self.tokenizer
+
+    def _grow(self, name: str, path: Path, num_rows: int) -> None:
+        """Make room for an adapter's new tokens, which nobody else must ever be answered with."""
+        grow_embeddings(self.model, num_rows)
+        self._num_rows = max(self._num_rows, num_rows)
+        self._grown[name] = _Grown(load_tokenizer(path), num_rows)
+
+    def _watch_output(self) -> None:
+        """Hook the output layer, which adapters with new tokens wrap and unwrap."""
+        if self._num_rows > self._base_rows:
+            if self._hook is not None:
+                self._hook.remove()
+            self._hook = self.model.get_output_embeddings().register_forward_hook(self._hide_foreign_tokens)
+
+    def _hide_foreign_tokens(self, module: Any, arguments: Any, logits: torch.Tensor) -> torch.Tensor:
+        grown = self._grown.get(self._active) if self._active is not None else None
+        own = grown.num_rows if grown is not None else self._base_rows
+        if own < logits.shape[-1]:
+            logits[..., own:] = -torch.inf
+        return logits
 
     def _apply(self, name: str | None) -> None:
         self._active = name

@@ -1,16 +1,22 @@
-"""Adapters through PEFT: add one to a base, load one, find one in a result folder, check that it fits."""
+"""Adapters through PEFT: add one to a base, load one or several, find one in a result folder, check that it fits."""
 
 import math
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ftlib.core.errors import UserError
 from ftlib.core.storage import exists, join, local_path, read_json
 from ftlib.models.source import read_config
+from ftlib.models.vocabulary import beside_token_rows, grow_embeddings, num_rows_of, token_modules
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+DEFAULT = "default"
+"""PEFT's name for an adapter that is alone."""
 
 
 @dataclass(frozen=True)
@@ -19,42 +25,96 @@ class AdapterSpec:
 
     rank: int = 16
     alpha: float | None = None
-    """The update is scaled by alpha / rank; None: alpha is twice the rank."""
+    """The update is scaled by alpha / rank; None: alpha is twice the rank, of each layer."""
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
+    use_dora: bool = False
+    """Train the norm of each weight column apart from its direction (Liu et al. 2024)."""
+    init: str = "default"
+    """First weights: `default`, `gaussian`, `orthogonal`, `pissa`, `pissa_niter_N`, `olora` or `eva`."""
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    """Rank of the modules whose name ends in a regular expression."""
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    target_parameters: tuple[str, ...] = ()
+    """Parameters that are no module's `weight`, such as fused experts: `mlp.experts.gate_up_proj`."""
+    token_ids: tuple[int, ...] = ()
+    """Rows of the embeddings (and of an untied output layer) that train whole."""
 
 
 def add_adapter(model: Any, spec: AdapterSpec) -> Any:
     """Wrap a base model with a new adapter; its weights are float32 and the only ones that train.
 
-    Raises UserError when the rank is above a layer's size or no module has one of the names.
+    Raises UserError when the rank is above a layer's size, or a name or pattern fits no module.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    alpha = spec.alpha if spec.alpha is not None else 2.0 * spec.rank
+    try:
+        with warnings.catch_warnings():
+            # About conversions that are `ftlib.models.initial`'s here, and memory that EVA may save.
+            warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with|lora with eva initialization")
+            adapted = get_peft_model(model, _lora_config(model, spec))
+    except ValueError as error:
+        targets = list(spec.target_parameters) or spec.target_modules
+        raise UserError(f"method.target_modules {targets}: {' '.join(str(error).split())[:200]}") from error
+    adapted_names = []
+    for name, module in adapted.named_modules():
+        if hasattr(module, "lora_A"):
+            adapted_names.append(name)
+            limit, rank = min(module.in_features, module.out_features), module.r[DEFAULT]
+            if rank > limit:
+                raise UserError(
+                    f"method.rank {rank} is above the size of {name} "
+                    f"({module.in_features} × {module.out_features}); at most {limit}"
+                )
+    _check_matched(adapted, spec, adapted_names)
+    return adapted
+
+
+def _lora_config(model: Any, spec: AdapterSpec) -> Any:
+    from peft import EvaConfig, LoraConfig
+
     targets = spec.target_modules if isinstance(spec.target_modules, str) else list(spec.target_modules)
-    config = LoraConfig(
+    alpha = spec.alpha if spec.alpha is not None else 2.0 * spec.rank
+    alphas = dict(spec.alpha_pattern)
+    if spec.alpha is None:
+        alphas |= {key: 2.0 * rank for key, rank in spec.rank_pattern.items() if key not in alphas}
+    extra: dict[str, Any] = {}
+    if spec.target_parameters:
+        extra["target_parameters"] = list(spec.target_parameters)
+    if spec.token_ids:
+        extra["trainable_token_indices"] = {name: list(spec.token_ids) for name in token_modules(model)}
+    if spec.init == "eva":
+        extra["eva_config"] = EvaConfig(rho=1.0)  # one rank for all layers: servers are told the largest
+    return LoraConfig(
         r=spec.rank,
-        lora_alpha=int(alpha) if math.isclose(alpha, round(alpha)) else alpha,
+        lora_alpha=_whole(alpha),
         lora_dropout=spec.dropout,
         target_modules=targets,
         use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        init_lora_weights=True if spec.init == "default" else spec.init,
+        rank_pattern=dict(spec.rank_pattern),
+        alpha_pattern={key: _whole(value) for key, value in alphas.items()},
         task_type="CAUSAL_LM",
+        **extra,
     )
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"method.target_modules {targets}: {' '.join(str(error).split())[:200]}") from error
-    for name, module in adapted.named_modules():
-        if hasattr(module, "lora_A"):
-            limit = min(module.in_features, module.out_features)
-            if spec.rank > limit:
-                raise UserError(
-                    f"method.rank {spec.rank} is above the size of {name} "
-                    f"({module.in_features} × {module.out_features}); at most {limit}"
-                )
-    return adapted
+
+
+def _whole(value: float) -> float:
+    """An integer where the value is one: what other programs expect of an alpha."""
+    return round(value) if math.isclose(value, round(value)) else value
+
+
+def _check_matched(adapted: Any, spec: AdapterSpec, names: Sequence[str]) -> None:
+    for key, patterns in (("rank_pattern", spec.rank_pattern), ("alpha_pattern", spec.alpha_pattern)):
+        for pattern in patterns:
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+                raise UserError(f"method.{key} {pattern!r} fits the name of no adapted module, such as {names[0]}")
+    found = adapted.base_model.targeted_parameter_names
+    for wanted in spec.target_parameters:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in found):
+            raise UserError(f"method.target_parameters: the model has no parameter whose name ends in {wanted!r}")
 
 
 def largest_rank(folder: Path) -> int:
@@ -69,12 +129,34 @@ def largest_rank(folder: Path) -> int:
     return min((size for size in sizes if size), default=2**31)
 
 
-def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False) -> Any:
-    """Wrap a base model with a saved adapter; raises UserError when it does not fit."""
-    from peft import PeftModel
+def load_adapter(
+    model: Any, folder: str | Path, *, name: str = DEFAULT, trainable: bool = False, dropout: float | None = None
+) -> Any:
+    """Wrap a base model with a saved adapter, or add one to those that it has; raises UserError when it does not fit.
+
+    A model may hold any number of adapters under different names; the first is active until `set_adapter`. A base whose
+    embeddings are too short for the adapter's new tokens is grown in place.
+
+    Args:
+        model: a base model or a `PeftModel`.
+        folder: the adapter's folder.
+        name: PEFT's name for it: no dots.
+        trainable: whether its weights get gradients.
+        dropout: of a first adapter, instead of the one that it was trained with.
+    """
+    from peft import PeftConfig, PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = not trainable
+        if dropout is not None:
+            config.lora_dropout = dropout
+        grow_embeddings(model, num_rows_of(Path(folder)))
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable, config=config)
+        with beside_token_rows(model, Path(folder)):
+            model.load_adapter(str(folder), name, is_trainable=trainable)
+        return model
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"{folder}: this adapter does not fit the base model ({' '.join(str(error).split())[:200]})"
@@ -101,19 +183,19 @@ def check_adapter(adapter: Path, base: Path) -> None:
     if not (adapter / ADAPTER_WEIGHTS).exists():
         raise UserError(f"{adapter}: no {ADAPTER_WEIGHTS}")
     found, expected = tensor_shapes(adapter), tensor_shapes(base)
+    fused = read_json(str(adapter / ADAPTER_CONFIG)).get("target_parameters") or []
     for name, shape in found.items():
         module = _base_module(name)
         weight = expected.get(f"{module}.weight")
         side = 1 if ".lora_A." in name else 0 if ".lora_B." in name else None
-        if side is None:
+        if side is None or (weight is None and fused):  # experts may be named otherwise on disk: left to PEFT
             continue
         if weight is None:
             raise UserError(f"{adapter}: an adapter of another base: {base} has no module {module}")
-        index = 1 if side == 1 else 0
-        if len(weight) == 2 and shape[index] != weight[index]:
+        if len(weight) == 2 and shape[side] != weight[side]:
             raise UserError(
                 f"{adapter}: an adapter of another base: {module} is {weight[0]} × {weight[1]} in {base}, "
-                f"the adapter expects {shape[index]} instead of {weight[index]}"
+                f"the adapter expects {shape[side]} instead of {weight[side]}"
             )
 
 

@@ -25,7 +25,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     *,
-    four_bit: bool = False,
+    bits: int | None = None,
 ) -> Any:
     """A causal model in evaluation mode.
 
@@ -33,10 +33,11 @@ def load_model(
         folder: a resolved model folder (`ftlib.models.source.resolve_source`).
         dtype: dtype of all weights.
         device: where they go.
-        four_bit: quantise the linear layers to NF4 with double quantisation (QLoRA; needs CUDA and bitsandbytes).
+        bits: quantise the linear layers (QLoRA; needs a CUDA device and bitsandbytes): 4, NF4 with double
+            quantisation, or 8, LLM.int8.
 
     Raises:
-        UserError: the folder holds no causal language model, or `four_bit` is not possible here.
+        UserError: the folder holds no causal language model, or `bits` are not possible here.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -48,17 +49,17 @@ def load_model(
         "trust_remote_code": False,
         "use_safetensors": True,
     }
-    if four_bit:
-        options |= {"quantization_config": _four_bit(dtype), "device_map": {"": device}}
+    if bits is not None:
+        options |= {"quantization_config": _quantization(bits, dtype), "device_map": {"": device}}
     try:
         model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder}: cannot be loaded as a causal language model ({reason})") from error
-    return model if four_bit else model.to(device)
+    return model if bits is not None else model.to(device)
 
 
-def _four_bit(dtype: torch.dtype) -> Any:
+def _quantization(bits: int, dtype: torch.dtype) -> Any:
     if not torch.cuda.is_available():
         raise UserError("method.kind qlora needs a CUDA device (scaling.use_gpu true); on a CPU use lora")
     try:
@@ -67,6 +68,8 @@ def _four_bit(dtype: torch.dtype) -> Any:
         raise UserError("method.kind qlora needs bitsandbytes: pip install 'ftlib[gpu]'") from None
     from transformers import BitsAndBytesConfig
 
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

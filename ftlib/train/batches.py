@@ -1,14 +1,18 @@
 """From packs to tensors, and the losses of their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ftlib.data.pack import Pack
 from ftlib.train.head import LossHead, Targets, plain_loss
+
+PackHint = Callable[[list[list[int]], torch.device], dict[str, Any]]
+"""What an attention must be told of the sequences in packs: of their lengths, row by row, keywords of the model."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,22 @@ def collate(packs: Sequence[Pack], pad_id: int, device: torch.device) -> MicroBa
     for row, pack in enumerate(packs):
         numbers[row, : len(pack.input_ids)] = past + np.cumsum(pack.position_ids == 0) - 1
         past += pack.num_sequences
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "input_ids": ids, "position_ids": positions, "kept": kept, "targets": targets, "weights": target_weights,
         "sequences": numbers[:, 1:][:, kept],
     }  # fmt: skip
     return MicroBatch(
-        **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()},
+        **{name: to_device(array, device) for name, array in arrays.items()},
         sequence_lengths=[np.diff([*np.flatnonzero(row == 0), longest]).tolist() for row in positions],
     )
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A tensor of an array. On a GPU it goes through page-locked memory: the copy joins the queue of work there instead
+    of waiting for its end, so that the next micro-batch is made ready while one is computed.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -60,17 +72,21 @@ class Forward:
     """How this run's model is asked for losses.
 
     Attention is block-diagonal: with no attention mask, transformers finds the sequences of a pack where position ids
-    restart; `by_sequence` models (`ftlib.train.attention`) are told the lengths.
+    restart; other attentions (`ftlib.train.attention`) are told by `pack_hint`.
     """
 
     module: Any
     head: LossHead | None = None
     """None: the model returns logits, and the loss is taken of them."""
-    by_sequence: bool = False
+    pack_hint: PackHint | None = None
 
     def loss(self, batch: MicroBatch, smoothing: float = 0.0) -> torch.Tensor:
         """Sum over learnt tokens of weight × negative log-likelihood, float32 scalar."""
         return self._losses(batch, Targets(batch.targets, batch.weights, smoothing))
+
+    def row_losses(self, batch: MicroBatch) -> torch.Tensor:
+        """The same for each row of the batch, float32[B]."""
+        return (self._losses(batch, Targets(batch.targets, None)) * batch.weights).sum(1)
 
     def log_likelihoods(self, batch: MicroBatch, num_sequences: int) -> torch.Tensor:
         """Log-likelihood of each sequence's learnt tokens given those before, float32[num_sequences]."""
@@ -79,7 +95,7 @@ class Forward:
         return sums.index_add(0, batch.sequences.flatten(), -losses.flatten())
 
     def _losses(self, batch: MicroBatch, targets: Targets) -> torch.Tensor:
-        options: dict[str, Any] = {"sequence_lengths": batch.sequence_lengths} if self.by_sequence else {}
+        options = self.pack_hint(batch.sequence_lengths, batch.input_ids.device) if self.pack_hint else {}
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "logits_to_keep": batch.kept}
         if self.head is None:
             return plain_loss(self.module(**inputs, use_cache=False, **options).logits, targets)

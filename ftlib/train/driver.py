@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
-from ftlib.train.layout import ADAPTER, CHECKPOINTS, CONFIG, METRICS, MODEL, RAY, TOKENS
+from ftlib.train.budget import PrivacySettings, plan_privacy
+from ftlib.train.continued import adopt_adapter
+from ftlib.train.export import with_exports
+from ftlib.train.layout import ADAPTER, CHECKPOINTS, CONFIG, METRICS, MODEL, RAY, TOKENIZER, TOKENS
 from ftlib.train.preflight import RunInputs, check_resources, check_run
 
 logger = get_logger(__name__)
@@ -55,13 +58,18 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
         DivergedError: loss or gradient became infinite or not a number.
     """
     started = time.time()
+    if config.privacy is not None and on_eval is not None:
+        raise UserError(
+            "privacy: a run cannot be stopped by its validation loss; the choice would tell about the records"
+        )
+    config = adopt_adapter(config)
     inputs = check_run(config)
     key, resume_key = run_keys(config, inputs)
     run_id = config.output.run_id or f"run-{key}"
     run_dir = local_path(join(config.output.path, run_id))
     if (found := finished(str(run_dir), key)) and not (found["stopped_early"] and on_eval is None):
         logger.info("run %s is finished already: %s", run_id, run_dir)
-        return _result(run_id, run_dir, found)
+        return _finish(config, inputs, run_dir, found)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / MANIFEST).unlink(missing_ok=True)
     write_json(str(run_dir / CONFIG), config.resolved())
@@ -75,9 +83,7 @@ def run_training(config: TrainConfig, on_eval: OnEval | None = None) -> TrainRes
             f"optim.learning_rate ({config.optim.learning_rate:g}) or raise optim.warmup_fraction. "
             f"The last good checkpoint stays in {run_dir / CHECKPOINTS}; records: {run_dir / METRICS}"
         )
-    manifest = _manifest(config, inputs, work, outcome, key=key, started=started)
-    write_manifest(str(run_dir), manifest)
-    return _result(run_id, run_dir, manifest)
+    return _finish(config, inputs, run_dir, _manifest(config, inputs, work, outcome, key=key, started=started))
 
 
 def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
@@ -85,12 +91,14 @@ def run_keys(config: TrainConfig, inputs: RunInputs) -> tuple[str, str]:
 
     The number of workers changes no result, so it is in neither; how the model is spread is in the first only.
     """
-    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "dry_run"})
+    settings = config.model_dump(mode="json", exclude={"cluster", "output", "scaling", "export", "dry_run"})
     sources = {"data": inputs.data_key, "model": inputs.model_fingerprint}
     settings["data"].pop("path")
     settings["data"].pop("replay")
     if inputs.replay:
         sources["replay"] = f"{inputs.replay.data_key}:{inputs.replay.fraction}"
+    if settings["method"].pop("adapter"):
+        sources["adapter"] = str(inputs.adapter_sha256)
     resumable = {name: value for name, value in settings.items() if name != "parallel"}
     return work_key(KIND, settings, sources), fingerprint([resumable, sources])
 
@@ -99,11 +107,15 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
     """Tokenise both splits; returns what every worker gets."""
     from ftlib.data.pack import PackedSplit
     from ftlib.data.tokenize import TokenizeSettings, tokenize_split
+    from ftlib.models.vocabulary import save_grown_tokenizer
     from ftlib.train.schedule import num_steps
 
     cache = local_path(join(config.output.path, TOKENS))
+    tokenizer = inputs.model_folder
+    if config.method.new_tokens:
+        tokenizer = save_grown_tokenizer(inputs.model_folder, config.method.new_tokens, run_dir / TOKENIZER)
     common = TokenizeSettings(
-        tokenizer_folder=str(inputs.model_folder),
+        tokenizer_folder=str(tokenizer),
         max_seq_len=config.train.max_seq_len,
         packing=config.data.packing,
         max_unsupervised=config.data.max_unsupervised,
@@ -112,7 +124,10 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
     )
     # Weights of classes act in training alone: in validation they would bend the score.
     weighted = replace(
-        common, weighting=config.data.weighting, class_weights=tuple(sorted(config.data.class_weights.items()))
+        common,
+        weighting=config.data.weighting,
+        class_weights=tuple(sorted(config.data.class_weights.items())),
+        units=config.privacy is not None,
     )
     limited = replace(common, max_rows=config.train.max_eval_samples)
     folders: dict[str, str | None] = {"val": None, "replay": None}
@@ -123,16 +138,55 @@ def _packed_work(config: TrainConfig, inputs: RunInputs, run_dir: Path, resume_k
         identity = {"data": replay.data_key, "split": "train"}
         folders["replay"] = str(tokenize_split(replay.files, identity, cache, common))
     data, share = PackedSplit(str(folders["train"])), replay.fraction if replay else 0.0
-    steps = num_steps(len(data), config.train.global_batch_size, config.train.num_epochs, config.train.max_steps, share)
+    units = _privacy_units(config, data)
+    num_samples = len(data) if units is None else units
+    steps = num_steps(
+        num_samples, config.train.global_batch_size, config.train.num_epochs, config.train.max_steps, share
+    )
+    privacy = None if units is None else _plan_privacy(config, units, steps)
     return {
         "config": config.resolved(),
         "run_dir": str(run_dir),
         "folders": folders,
         "replay_share": share,
+        "tokenizer": str(tokenizer),
         "total_steps": steps,
         "resume_key": resume_key,
+        "privacy": None if privacy is None else asdict(privacy),
         "counts": data.info | {"num_steps": steps},
     }
+
+
+def _privacy_units(config: TrainConfig, data: Any) -> int | None:
+    """Number of privacy units in the training split; None when training is not private."""
+    from ftlib.train.units import PrivacyUnits
+
+    if config.privacy is None:
+        return None
+    return len(PrivacyUnits(data, config.privacy.unit, config.privacy.max_records_per_subject))
+
+
+def _plan_privacy(config: TrainConfig, num_units: int, steps: int) -> PrivacySettings:
+    privacy = config.privacy
+    assert privacy is not None
+    planned = plan_privacy(
+        privacy.epsilon,
+        privacy.delta,
+        num_units=num_units,
+        batch_size=config.train.global_batch_size,
+        steps=steps,
+        accountant=privacy.accountant,
+        max_grad_norm=privacy.max_grad_norm,
+        unit=privacy.unit,
+        max_records=privacy.max_records_per_subject,
+        seed=privacy.seed,
+    )
+    logger.info(
+        "private training of %d %ss: epsilon %g at delta %.2g over %d steps needs a noise multiplier of %.3f at "
+        "sampling rate %.3g", num_units, privacy.unit, privacy.epsilon, planned.delta, steps,
+        planned.noise_multiplier, planned.sample_rate,
+    )  # fmt: skip
+    return planned
 
 
 def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> dict[str, Any]:
@@ -200,13 +254,25 @@ def _manifest(
         result=result,
         result_sha256=tree_sha256(contents),
         dataset={"path": config.data.path, "key": inputs.data_key},
+        tokens=work["folders"],
         val_loss=outcome["val_loss"],
         metrics=outcome["metrics"],
         best=outcome["best"],
         num_steps=outcome["step"],
         stopped_early=outcome["status"] == "stopped",
         early_stopping=outcome["status"] == "early_stopped",
+        privacy=PrivacySettings(**work["privacy"]).report(outcome["step"]) if work["privacy"] else None,
     )
+
+
+def _finish(config: TrainConfig, inputs: RunInputs, run_dir: Path, manifest: dict[str, Any]) -> TrainResult:
+    """Export what is wanted and not there yet, and write the manifest that says so."""
+    if not (run_dir / MANIFEST).exists():
+        write_manifest(str(run_dir), manifest)  # the result stands even if an export fails
+    exported = with_exports(run_dir, manifest, inputs.model_folder, config.export.formats)
+    if exported is not manifest:
+        write_manifest(str(run_dir), exported)
+    return _result(run_dir.name, run_dir, exported)
 
 
 def _result(run_id: str, run_dir: Path, manifest: dict[str, Any]) -> TrainResult:

@@ -19,7 +19,11 @@ import torch
 from torch.nn import functional
 
 CHUNK_BYTES = 32 << 20
+"""Of float32 logits made at once on a CPU, whose caches small pieces suit."""
+GPU_CHUNK_BYTES = 512 << 20
+"""On a GPU: about a thousand rows of the largest vocabularies, since matrix products of fewer leave most of it idle."""
 _MIN_CHUNK = 16
+_GPU_TILE = 128
 # Options by which models change the logits after the output layer: for them the loss stays outside.
 _CHANGES_LOGITS = (
     "final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier_scale",
@@ -102,13 +106,15 @@ class _ChunkedLoss(torch.autograd.Function):
         # The gradient of the layer itself needs the losses' weights: known for a sum, else only in the backward pass.
         now = learns_weight and weights is not None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if now else None
-        for rows in _chunks(len(hidden), weight.shape[0]):
-            chunk = _Chunk(hidden[rows], weight, targets[rows], smoothing)
+        lowered = weight.to(hidden.dtype)
+        for rows in _chunks(len(hidden), weight):
+            chunk = _Chunk(hidden[rows], lowered, targets[rows], smoothing)
             losses[rows] = chunk.losses
             if grad_hidden is not None:
                 grad_hidden[rows] = chunk.hidden_gradient()
             if grad_weight is not None and weights is not None:
                 chunk.add_weight_gradient(grad_weight, weights[rows])
+            del chunk  # before the next is made
         if weights is not None and grad_hidden is not None:
             grad_hidden *= weights[:, None].to(grad_hidden.dtype)
         ctx.summed, ctx.smoothing = weights is not None, smoothing
@@ -127,9 +133,11 @@ class _ChunkedLoss(torch.autograd.Function):
         if ctx.later:
             hidden, weight, targets = saved
             grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-            for rows in _chunks(len(hidden), weight.shape[0]):
-                chunk = _Chunk(hidden[rows], weight, targets[rows], ctx.smoothing)
+            lowered = weight.to(hidden.dtype)
+            for rows in _chunks(len(hidden), weight):
+                chunk = _Chunk(hidden[rows], lowered, targets[rows], ctx.smoothing)
                 chunk.add_weight_gradient(grad_weight, outer[rows])
+                del chunk
         return grad_hidden, grad_weight, None, None, None
 
 
@@ -138,8 +146,8 @@ class _Chunk:
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float) -> None:
         self._hidden, self._targets, self._smoothing = hidden, targets, smoothing
-        self._weight = weight.to(hidden.dtype)
-        logits = functional.linear(hidden, self._weight).float()
+        self._weight = weight
+        logits = functional.linear(hidden, weight).float()
         picked = logits.gather(1, targets[:, None])[:, 0]
         mean = logits.mean(1) if smoothing else picked
         highest = logits.amax(1, keepdim=True)
@@ -163,10 +171,13 @@ class _Chunk:
         scaled = self._exp * (weights[:, None] / self._sum)
         if self._smoothing:
             scaled -= self._smoothing / scaled.shape[1] * weights[:, None]
-        total += (scaled.to(hidden.dtype).T @ hidden).float()
+        total += scaled.to(hidden.dtype).T @ hidden
         total.index_add_(0, self._targets, hidden.float() * weights[:, None], alpha=self._smoothing - 1)
 
 
-def _chunks(num_rows: int, vocabulary: int) -> Iterator[slice]:
-    size = max(_MIN_CHUNK, CHUNK_BYTES // (4 * vocabulary))
+def _chunks(num_rows: int, weight: torch.Tensor) -> Iterator[slice]:
+    on_gpu = weight.device.type == "cuda"
+    size = max(_MIN_CHUNK, (GPU_CHUNK_BYTES if on_gpu else CHUNK_BYTES) // (4 * weight.shape[0]))
+    if on_gpu:
+        size = -(-size // _GPU_TILE) * _GPU_TILE  # whole tiles of the matrix units
     return (slice(first, first + size) for first in range(0, num_rows, size))

@@ -23,17 +23,18 @@ import torch
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.models.adapt import AdapterSpec, add_adapter
-from ftlib.models.load import load_model, load_tokenizer
-from ftlib.train.attention import use_packed_attention
+from ftlib.models.adapt import AdapterSpec
+from ftlib.models.load import load_tokenizer
 from ftlib.train.batches import Forward
+from ftlib.train.budget import PrivacySettings
+from ftlib.train.build import build_model
 from ftlib.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint
 from ftlib.train.head import find_loss_head
 from ftlib.train.metrics import MetricsWriter, step_line
 from ftlib.train.objectives import METRICS, ObjectiveSettings, batch_loss, divergence_sum, reference_likelihoods
 from ftlib.train.result import export_result
 from ftlib.train.samples import Floats, Samples, share
-from ftlib.train.schedule import Cursor, SampleStream, Schedule, micro_seed
+from ftlib.train.schedule import Cursor, SampleStream, Schedule, Stream, micro_seed
 from ftlib.train.strategy import OptimizerSettings, Strategy
 
 logger = get_logger(__name__)
@@ -64,6 +65,15 @@ class LoopSettings:
     kind: str = "lora"
     """`lora`, `qlora` or `full`."""
     adapter: AdapterSpec = field(default_factory=AdapterSpec)
+    adapter_folder: Path | None = None
+    """An adapter to go on from, instead of a new one of `adapter`."""
+    tokenizer_folder: Path | None = None
+    """The tokenizer that made the tokens, where it is not the model's own."""
+    new_tokens: tuple[str, ...] = ()
+    """What `tokenizer_folder` has more than the model's own tokenizer."""
+    quantize_bits: int = 4
+    """Of the frozen base under `qlora`: 4 or 8."""
+    neftune_alpha: float | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     batch_size: int = 16
     """Packs per optimiser step over all ranks."""
@@ -79,7 +89,13 @@ class LoopSettings:
     """How much lower a validation loss must be to count."""
     chunked_loss: bool = True
     """Take the loss inside the output layer (`ftlib.train.head`) instead of from all logits."""
+    attention: str = "auto"
+    """See `ftlib.train.attention.set_attention`."""
+    compile: bool = False
+    """Compile the model's layers."""
     seed: int = 0
+    privacy: PrivacySettings | None = None
+    """Differentially private training; then `batch_size` is the expected number of privacy units of a step."""
 
 
 @dataclass
@@ -108,16 +124,22 @@ def train(
     `must_save` is asked on every rank after each step; where one says True (its node is about to go), all save at once.
     Raises UserError for a model that cannot be loaded or adapted, or a folder that holds another run's checkpoints.
     """
-    return _Run(settings, strategy, on_eval, must_save).run()
+    if settings.privacy is not None:
+        from ftlib.train.private import PrivateRun
+
+        return PrivateRun(settings, strategy, on_eval, must_save).run()
+    return Run(settings, strategy, on_eval, must_save).run()
 
 
-class _Run:
+class Run:
+    """One run on one rank; private training replaces the stream, the step and the choice of the best checkpoint."""
+
     def __init__(
         self,
         settings: LoopSettings,
         strategy: Strategy,
-        on_eval: OnEval | None,
-        must_save: Callable[[], bool] | None,
+        on_eval: OnEval | None = None,
+        must_save: Callable[[], bool] | None = None,
     ) -> None:
         self.settings, self.strategy, self.on_eval, self.must_save = settings, strategy, on_eval, must_save
         if settings.batch_size % settings.micro_batch_size:
@@ -129,18 +151,21 @@ class _Run:
         self.is_main = strategy.rank == 0
         self.last_metrics: dict[str, float] = {}
         self.best_loss, self.stale_evals = math.inf, 0
+        self.save_now = False
+        self.odd_samples: list[int] = []
         self.total_steps = settings.schedule.total_steps
 
     def run(self) -> Outcome:
+        """Train to the end; returns how it ended."""
         started = time.monotonic()
         settings, strategy = self.settings, self.strategy
-        self.tokenizer = load_tokenizer(settings.model_folder)
+        self.tokenizer = load_tokenizer(settings.tokenizer_folder or settings.model_folder)
         self._open_data()
-        self.model = self._build_model()
+        self.model, pack_hint = build_model(settings, strategy, self.data)
         accumulation = math.ceil(self.num_micro / strategy.world_size)
         strategy.prepare(self.model, settings.optimizer, settings.precision, accumulation)
         head = find_loss_head(self.model) if settings.chunked_loss else None
-        self.forward = Forward(strategy.module, head, self.by_sequence)
+        self.forward = Forward(strategy.module, head, pack_hint)
         self._know_reference()
         step = self._resume()
         self.checkpoints = CheckpointWriter(settings.run_dir, settings.keep_checkpoints, writer=self.is_main)
@@ -163,24 +188,12 @@ class _Run:
         self.data = Samples(folders, settings.micro_batch_size, pad_id, device)
         val = [settings.val_data] if settings.val_data else []
         self.val = Samples(val, settings.micro_batch_size, pad_id, device) if val else None
-        own, *replayed = self.data.sizes
-        replay_share = settings.replay_share if replayed else 0.0
-        self.stream = SampleStream(own, settings.batch_size, settings.seed, sum(replayed), replay_share)
+        self.stream = self._make_stream()
 
-    def _build_model(self) -> Any:
-        settings, strategy = self.settings, self.strategy
-        adapted = settings.kind != "full"
-        dtype = strategy.load_dtype(settings.precision, frozen_base=adapted)
-        with strategy.loading(settings.precision):
-            model = load_model(settings.model_folder, dtype, _load_device(strategy), four_bit=settings.kind == "qlora")
-        model.config.use_cache = False
-        self.by_sequence = use_packed_attention(model, strategy.device)
-        if settings.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        if adapted:
-            torch.manual_seed(settings.seed)  # the same first weights on every rank
-            model = add_adapter(model, settings.adapter)
-        return model.train()
+    def _make_stream(self) -> Stream:
+        own, *replayed = self.data.sizes
+        replay_share = self.settings.replay_share if replayed else 0.0
+        return SampleStream(own, self.settings.batch_size, self.settings.seed, sum(replayed), replay_share)
 
     def _know_reference(self) -> None:
         """Have the log-likelihoods that preferences are compared with: those of the model that the run starts from."""
@@ -262,7 +275,8 @@ class _Run:
         total_weight = float(data.weights[samples].sum())
         rate = settings.schedule.rate(step)
         divergence = self._divergence(data, batches)
-        loss_sums, metric_sums = torch.zeros(len(batches), device=strategy.device), torch.zeros(len(METRICS))
+        # Sums stay on the device till the end of the step: reading one would wait for all work that is queued there.
+        loss_sums, metric_sums = (torch.zeros(size, device=strategy.device) for size in (len(batches), len(METRICS)))
         turns = list(share(len(batches), strategy.rank, strategy.world_size))
         for turn, (number, real) in enumerate(turns):
             last = turn == len(turns) - 1
@@ -275,7 +289,7 @@ class _Run:
                 metric_sums += metrics
         grad_norm = strategy.step(rate)
         save_now = float(self.must_save is not None and self.must_save())
-        sums = strategy.sum([save_now, *metric_sums.tolist(), *loss_sums.tolist()])
+        sums = strategy.sum([save_now, *torch.cat([metric_sums, loss_sums]).tolist()])
         self.save_now, metric_means = sums[0] > 0, [value / total_weight for value in sums[1 : 1 + len(METRICS)]]
         losses = sums[1 + len(METRICS) :]
         self.odd_samples = [
@@ -294,7 +308,7 @@ class _Run:
             "tokens_per_s": num_tokens / seconds,
             "seconds": seconds,
             "epoch": self.stream.epochs(step + 1),
-            "memory_gb": _memory_gb(strategy.device),
+            "memory_gb": memory_gb(strategy.device),
         }
 
     def _loss(self, data: Samples, samples: list[int], divergence: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -308,8 +322,9 @@ class _Run:
         """KTO's estimate of how far the model has moved from its reference, over a whole batch; 0 for the others."""
         if self.settings.objective.kind != "kto":
             return 0.0
-        strategy, total = self.strategy, 0.0
-        training = strategy.module.training
+        strategy = self.strategy
+        total = torch.zeros((), dtype=torch.float64, device=strategy.device)
+        training = self.model.training  # DeepSpeed's engine keeps none of its own
         strategy.module.eval()  # the estimate must not depend on who computes it, as dropout would
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
             known = data.preferences(batches[number])
@@ -317,16 +332,17 @@ class _Run:
                 raise RuntimeError("preferences without a reference")
             with strategy.forwarding(last=True):
                 value = divergence_sum(self.forward, data.collate(batches[number], part=1), known)
-            total += value if real else 0.0
+            if real:
+                total += value
         strategy.module.train(training)
-        return max(0.0, strategy.sum([total])[0] / sum(map(len, batches)))
+        return max(0.0, strategy.sum([float(total)])[0] / sum(map(len, batches)))
 
     def _evaluate(self, step: int) -> str | None:
         """Validation loss and its record; returns `stopped` or `early_stopped` where the run should end."""
         if self.val is None:
             return None
         began = time.monotonic()
-        self.last_metrics = self.validate()
+        self.last_metrics = self.validate() | self._extras(step)
         loss = self.last_metrics["val_loss"]
         better = loss < self.best_loss - self.settings.early_stopping_min_delta
         self.best_loss, self.stale_evals = (loss, 0) if better else (self.best_loss, self.stale_evals + 1)
@@ -340,6 +356,15 @@ class _Run:
         patience = self.settings.early_stopping_patience
         return "early_stopped" if patience is not None and self.stale_evals >= patience else None
 
+    def _extras(self, step: int) -> dict[str, float]:
+        """What every record says besides, after `step` steps."""
+        return {}
+
+    def _selection_loss(self, step: int) -> float | None:
+        """The validation loss by which the checkpoint at `step` competes; None: it does not."""
+        evaluated = step == self.total_steps or _due(step, self.settings.eval_every_steps)
+        return self.last_metrics.get("val_loss") if evaluated else None
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Weighted mean loss over the validation split, its packs dealt out to the ranks."""
@@ -349,23 +374,21 @@ class _Run:
         strategy.module.eval()
         batches = val.micro_batches(list(range(len(val))))
         divergence = self._divergence(val, batches)
-        loss_sum, metric_sums = 0.0, torch.zeros(len(METRICS))
+        sums = torch.zeros(1 + len(METRICS), dtype=torch.float64, device=strategy.device)
         for number, real in share(len(batches), strategy.rank, strategy.world_size):
             with strategy.forwarding(last=True):
                 loss, metrics = self._loss(val, batches[number], divergence)
             if real:
-                loss_sum += loss.item()
-                metric_sums += metrics
+                sums += torch.cat([loss[None], metrics])
         strategy.module.train()
         total = float(val.weights.sum())
-        loss_mean, *means = (value / total for value in strategy.sum([loss_sum, *metric_sums.tolist()]))
+        loss_mean, *means = (value / total for value in strategy.sum(sums.tolist()))
         if self.settings.objective.compares:
             return {"val_loss": loss_mean, **{f"val_{name}": value for name, value in zip(METRICS, means, strict=True)}}
         return {"val_loss": loss_mean, "val_perplexity": math.exp(min(loss_mean, 50.0))}
 
     def _save(self, step: int) -> None:
         settings = self.settings
-        evaluated = step == self.total_steps or _due(step, settings.eval_every_steps)
         state = {
             "step": step,
             "key": settings.resume_key,
@@ -373,7 +396,7 @@ class _Run:
             "schedule": asdict(settings.schedule),
             "seed": settings.seed,
             "world_size": self.strategy.world_size,
-            "val_loss": self.last_metrics.get("val_loss") if evaluated else None,
+            "val_loss": self._selection_loss(step),
             "metrics": self.last_metrics,
             "best_loss": self.best_loss,
             "stale_evals": self.stale_evals,
@@ -393,7 +416,9 @@ class _Run:
             dtype = torch.float32 if self.settings.precision is torch.float32 else torch.bfloat16
             export_result(self.settings.run_dir, best, self.model, self.tokenizer, base=base, dtype=dtype)
             newest = list_checkpoints(self.settings.run_dir)[-1]
-            outcome = Outcome(status, newest.step, best.state.get("val_loss"), best.path.name, newest.state["metrics"])
+            outcome = Outcome(
+                status, newest.step, best.state["metrics"].get("val_loss"), best.path.name, newest.state["metrics"]
+            )
         result: Outcome = self.strategy.broadcast(outcome)
         return result
 
@@ -406,11 +431,7 @@ def _numel(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _load_device(strategy: Strategy) -> torch.device:
-    return torch.device("cpu") if strategy.sharded_forward else strategy.device
-
-
-def _memory_gb(device: torch.device) -> float:
+def memory_gb(device: torch.device) -> float:
     """Peak memory: of the device for CUDA, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9

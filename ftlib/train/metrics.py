@@ -39,8 +39,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def step_line(record: dict[str, Any], total_steps: int, seconds_left: float) -> str:
     """`step 12/60 loss 1.2345 …, about 3m10s left`."""
+    epsilon = f" epsilon {record['epsilon']:.3f}" if "epsilon" in record else ""
     return (
         f"step {record['step']}/{total_steps} loss {record['loss']:.4f} lr {record['lr']:.2e} "
-        f"grad {record['grad_norm']:.3f} {record['tokens_per_s']:.0f} tok/s {record['memory_gb']:.1f} GB, "
+        f"grad {record['grad_norm']:.3f} {record['tokens_per_s']:.0f} tok/s {record['memory_gb']:.1f} GB{epsilon}, "
         f"about {format_duration(seconds_left)} left"
     )

@@ -103,7 +103,7 @@ def batch_loss(
     The micro-batch holds chosen and rejected answers by turns for DPO, answers alone for KTO.
     """
     if known is None:
-        return forward.loss(batch, settings.label_smoothing), torch.zeros(len(METRICS))
+        return forward.loss(batch, settings.label_smoothing), torch.zeros(len(METRICS), device=batch.weights.device)
     num_samples = len(known.weights)
     if settings.kind == "dpo":
         policy = forward.log_likelihoods(batch, 2 * num_samples).view(num_samples, 2)
@@ -116,17 +116,17 @@ def batch_loss(
         ratios = (answers - known.reference[:, 0]).detach()
         margin = settings.beta * torch.where(known.desirable, ratios, -ratios)
     sums = torch.stack([((margin > 0) * known.weights).sum(), (margin * known.weights).sum()])
-    return (losses * known.weights).sum(), sums.cpu()
+    return (losses * known.weights).sum(), sums
 
 
 METRICS = ("reward_accuracy", "reward_margin")
 """Share of samples that the model ranks (KTO: rewards) the right way, and by how much; weighted means."""
 
 
-def divergence_sum(forward: Forward, batch: MicroBatch, known: Preferences) -> float:
-    """Sum over a micro-batch of log-ratios of KTO's foreign answers, which alone it holds; call without gradients."""
+def divergence_sum(forward: Forward, batch: MicroBatch, known: Preferences) -> torch.Tensor:
+    """Scalar sum over a micro-batch of log-ratios of KTO's foreign answers, all it holds; call without gradients."""
     ratios = forward.log_likelihoods(batch, len(known.weights)) - known.reference[:, 1]
-    return float(ratios.sum())
+    return ratios.sum()
 
 
 def reference_likelihoods(

@@ -5,8 +5,10 @@ Out: a `MemoryPlan`, bytes per GPU by use. The formulas:
 
 - states of P trained of N parameters (Rajbhandari et al. 2020, "ZeRO"): 2 bytes of weights, 2 of gradients and 12 of
   optimiser (fp32 master copy and two AdamW moments) for a parameter trained in 16 bits; adapters are held in fp32:
-  4 + 4 + 8. ZeRO-1 divides the optimiser by the number of workers, ZeRO-2 the gradients, ZeRO-3 the weights.
-- a 4-bit base (Dettmers et al. 2023, "QLoRA"): 0.5 bytes a parameter of the linear layers and 0.127 bits of constants.
+  4 + 4 + 8. ZeRO-1 divides the optimiser by the number of workers, ZeRO-2 the gradients, ZeRO-3 the weights. Private
+  training adds 8 bytes of gradients for each sequence of a micro-batch, and 8 for their sum.
+- a 4-bit base (Dettmers et al. 2023, "QLoRA"): 0.5 bytes a parameter of the linear layers and 0.127 bits of constants;
+  an 8-bit one: 1 byte.
 - activations (after Korthikanti et al. 2022, with the widths of gated MLPs and grouped keys, attention scores not kept,
   as flash and memory-efficient attention do not): every input that a layer's backward pass reads, in 2 bytes; with
   checkpointing only each layer's input and one layer's inside.
@@ -206,8 +208,11 @@ def _states(config: TrainConfig, shape: ModelShape, trained: int) -> tuple[int, 
     else:
         base = 2.0 * shape.num_params
         if config.method.kind == "qlora":
-            base += (_NF4_BYTES - 2) * shape.num_linear_params
+            quantised = _NF4_BYTES if config.method.bits == 4 else 1.0
+            base += (quantised - 2) * shape.num_linear_params
         weights, gradients, optimizer = round(base) + 4 * trained, 4 * trained, 8 * trained
+    if config.privacy is not None:  # a gradient per sequence, its float32 copy, and the float64 sum
+        gradients += trained * (8 * config.train.micro_batch_size + 8)
     gathered = min(ZERO3_LIVE_BYTES, weights)
     return (
         weights // workers + gathered if stage >= 3 else weights,

@@ -5,8 +5,12 @@ from pathlib import Path
 
 from ftlib.config.train import TrainConfig, TrainReplayConfig
 from ftlib.core.errors import UserError
+from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import exists, join
+from ftlib.train.budget import check_installed
+from ftlib.train.continued import adopt_adapter
+from ftlib.train.export import check_formats
 
 logger = get_logger(__name__)
 
@@ -21,6 +25,8 @@ class RunInputs:
     """Hash of the files of its splits."""
     model_folder: Path
     model_fingerprint: str
+    adapter_sha256: str | None = None
+    """Content of the adapter that training goes on from."""
     replay: "Replay | None" = None
 
 
@@ -39,17 +45,24 @@ def check_run(config: TrainConfig) -> RunInputs:
     from ftlib.models.fingerprint import model_fingerprint
     from ftlib.models.source import resolve_source
 
+    if config.privacy is not None:
+        check_installed()
     prepared = open_prepared(config.data.path)
     counts = {split: prepared.num_rows(split) for split in ("train", "val")}
     if not counts["train"]:
         raise UserError(f"data.path={config.data.path}: its train split is empty")
     folder = resolve_source(config.model.source, config.model.revision)
+    config = adopt_adapter(config)
     _check_model(config, folder)
+    adapter = config.method.adapter
+    if config.export.formats:
+        check_formats(config.export.formats, folder, folder, whole=config.method.kind == "full")
     return RunInputs(
         files={split: prepared.files(split) for split, count in counts.items() if count},
         data_key=prepared.training_key,
         model_folder=folder,
         model_fingerprint=model_fingerprint(folder),
+        adapter_sha256=folder_sha256(Path(adapter)) if adapter else None,
         replay=_find_replay(config),
     )
 
@@ -87,10 +100,19 @@ def _check_model(config: TrainConfig, folder: Path) -> None:
     longest = model.get("max_position_embeddings")
     if longest and config.train.max_seq_len > longest:
         raise UserError(f"train.max_seq_len {config.train.max_seq_len} is above the model's limit of {longest} tokens")
-    if config.method.kind != "full" and config.method.rank > (limit := largest_rank(folder)):
+    if (
+        config.method.kind != "full"
+        and config.method.adapter is None
+        and config.method.rank > (limit := largest_rank(folder))
+    ):
         raise UserError(
             f"method.rank {config.method.rank} is above the size of the model's smallest layer; at most {limit}"
         )
+    if config.method.new_tokens:
+        from ftlib.models.load import load_tokenizer
+        from ftlib.models.vocabulary import grow_tokenizer
+
+        grow_tokenizer(load_tokenizer(folder), config.method.new_tokens)
     if config.method.kind == "qlora" and not config.scaling.use_gpu:
         raise UserError("method.kind qlora needs GPUs (scaling.use_gpu true); on CPUs use lora")
     if config.method.kind == "qlora" and config.parallel.strategy == "deepspeed" and config.parallel.zero_stage == 3:

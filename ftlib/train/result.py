@@ -7,8 +7,9 @@ import torch
 
 from ftlib.core.storage import atomic_dir
 from ftlib.models.export import save_adapter, save_model
+from ftlib.models.initial import find_initial
 from ftlib.train.checkpoint import Checkpoint
-from ftlib.train.layout import ADAPTER, MODEL
+from ftlib.train.layout import ADAPTER, INITIAL, MODEL
 
 
 def export_result(
@@ -23,7 +24,9 @@ def export_result(
     target = run_dir / (ADAPTER if adapted else MODEL)
     with atomic_dir(str(target)) as folder:
         if adapted:
-            save_adapter(model, weights, tokenizer, folder, base)
+            initial = run_dir / INITIAL
+            computed = find_initial(initial, best.state["key"])
+            save_adapter(model, weights, tokenizer, folder, base, initial=initial if computed else None)
         else:
             save_model(model, weights, tokenizer, folder, dtype)
     return target

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ftlib.data.pack import Pack, PackedSplit
-from ftlib.train.batches import MicroBatch, collate
+from ftlib.train.batches import MicroBatch, collate, to_device
 from ftlib.train.objectives import Preferences
 
 Floats = npt.NDArray[np.float64]
@@ -37,6 +37,11 @@ class Samples:
         """Samples of each split."""
         return [len(split) for split in self._splits]
 
+    @property
+    def own(self) -> PackedSplit:
+        """The run's own data, without what is replayed."""
+        return self._splits[0]
+
     def ids(self, sample: int) -> list[str]:
         """Records of a sample."""
         split, index = self._find(sample)
@@ -51,7 +56,7 @@ class Samples:
 
     def collate(self, samples: list[int], part: int | None = None) -> MicroBatch:
         """The tensors of a micro-batch; `part`: of one sequence of every sample alone."""
-        packs = [self._pack(sample) for sample in samples]
+        packs = [self.pack(sample) for sample in samples]
         if part is not None:
             packs = [pack.only(part) for pack in packs]
         return collate(packs, self._pad_id, self._device)
@@ -62,12 +67,13 @@ class Samples:
             return None
         desirable = np.asarray([split.desirable[index] for split, index in map(self._find, samples)])
         return Preferences(
-            reference=torch.from_numpy(self.reference[samples].astype(np.float32)).to(self._device),
-            weights=torch.from_numpy(self.weights[samples].astype(np.float32)).to(self._device),
-            desirable=torch.from_numpy(desirable).to(self._device),
+            reference=to_device(self.reference[samples].astype(np.float32), self._device),
+            weights=to_device(self.weights[samples].astype(np.float32), self._device),
+            desirable=to_device(desirable, self._device),
         )
 
-    def _pack(self, sample: int) -> Pack:
+    def pack(self, sample: int) -> Pack:
+        """One sample's tokens."""
         split, index = self._find(sample)
         return split[index]
 

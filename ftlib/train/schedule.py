@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,22 @@ class Cursor:
     """Samples of this epoch that are used up."""
     replayed: int = 0
     """Samples of the replayed data that are used up."""
+
+
+class Stream(Protocol):
+    """Which samples each step trains on."""
+
+    def batch(self, step: int) -> list[int]:
+        """Sample numbers of optimiser step `step`."""
+
+    def cursor(self, step: int) -> Cursor:
+        """Where the stream stands before `step`."""
+
+    def step_at(self, cursor: Cursor) -> int:
+        """The step that starts at a cursor; raises ValueError for one of another stream."""
+
+    def epochs(self, step: int) -> float:
+        """Passes over the data before `step`."""
 
 
 class SampleStream:

@@ -27,6 +27,8 @@ class OptimizerSettings:
     beta2: float = 0.999
     eps: float = 1e-8
     max_grad_norm: float = 1.0
+    lora_plus_ratio: float = 1.0
+    """LoRA+ (Hayou et al. 2024): B's learning rate is so many times that of everything else."""
 
 
 class Strategy(Protocol):
@@ -96,7 +98,10 @@ class SingleProcess:
         """Make the optimiser."""
         self.module = self._model = model
         self._settings, self._precision = optimizer, precision
-        self._optimizer = make_adamw(model, optimizer)
+        # One kernel for all of AdamW on a GPU; elsewhere PyTorch's own choice.
+        self._optimizer = make_adamw(model, optimizer, fused=self.device.type == "cuda" or None)
+        if precision is not torch.float32:
+            leave_casts_to_autocast(model)
 
     def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
         """Automatic mixed precision below float32."""
@@ -141,7 +146,8 @@ class SingleProcess:
         for moment in MOMENTS:
             for name, tensor in checkpoint.tensors(moment):
                 state = self._optimizer.state[parameters[name]]
-                state["step"] = torch.tensor(float(checkpoint.step))
+                fused = self._optimizer.defaults["fused"]  # its kernel reads the step number on the device
+                state["step"] = torch.tensor(float(checkpoint.step), device=self.device if fused else None)
                 state[moment] = tensor.to(parameters[name].device, parameters[name].dtype)
 
 
@@ -180,24 +186,37 @@ class DataParallel(SingleProcess):
         return broadcast_object(value, self.device)
 
 
-def make_adamw(model: Any, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; only matrices decay (norms, biases do not)."""
-    parameters = [parameter for _, parameter in trained_parameters(model)]
-    dims = [getattr(parameter, "ds_shape", parameter.shape) for parameter in parameters]
-    decayed = [parameter for parameter, shape in zip(parameters, dims, strict=True) if len(shape) >= 2]
-    others = [parameter for parameter, shape in zip(parameters, dims, strict=True) if len(shape) < 2]
+def make_adamw(model: Any, settings: OptimizerSettings, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; only matrices decay (norms, biases do not). `fused`: as PyTorch has it."""
+    members: dict[tuple[bool, float], list[Any]] = {}
+    for name, parameter in trained_parameters(model):
+        decays = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
+        scale = settings.lora_plus_ratio if ".lora_B." in name else 1.0
+        members.setdefault((decays, scale), []).append(parameter)
     groups = [
-        {"params": members, "weight_decay": decay}
-        for members, decay in ((decayed, settings.weight_decay), (others, 0.0))
-        if members
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "lr_scale": scale}
+        for (decays, scale), parameters in sorted(members.items(), key=lambda item: not item[0][0])
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=fused)
+
+
+def leave_casts_to_autocast(model: Any) -> None:
+    """Keep PEFT from raising the input of every adapter to the float32 of its weights.
+
+    Autocast would lower it again: the same numbers, two passes over the activations and a second copy of them kept for
+    the backward pass. Variants (DoRA) that compute with the raised input keep it.
+    """
+    from peft.tuners.lora import Linear
+
+    for module in model.modules():
+        if isinstance(module, Linear) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False
 
 
 def set_rate(optimizer: Any, learning_rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times the group's `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def trained_parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

@@ -32,7 +32,7 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
         from ftlib.train.loop import train
 
         settings = loop_settings(config, work, device)
-        strategy = make_strategy(config, device)
+        strategy = make_strategy(config, device, settings.privacy)
         return asdict(train(settings, strategy, loop_config["on_eval"], must_save=_Preemption()))
     except UserError as error:
         return {"status": "error", "message": str(error)}
@@ -40,16 +40,15 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
 
 def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
     """The loop's settings on this node: the model's folder is found (or fetched) here."""
-    from ftlib.models.adapt import AdapterSpec
     from ftlib.models.load import pick_dtype
     from ftlib.models.source import resolve_source
+    from ftlib.train.budget import PrivacySettings
     from ftlib.train.loop import LoopSettings
     from ftlib.train.objectives import ObjectiveSettings
     from ftlib.train.schedule import Schedule
     from ftlib.train.strategy import OptimizerSettings
 
     method, optim, loop, objective = config.method, config.optim, config.train, config.objective
-    targets = method.target_modules
     return LoopSettings(
         run_dir=Path(work["run_dir"]),
         model_folder=resolve_source(config.model.source, config.model.revision),
@@ -67,17 +66,18 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
             objective.desirable_weight,
             objective.undesirable_weight,
         ),
-        replay_data=Path(work["folders"]["replay"]) if work["folders"]["replay"] else None,
-        replay_share=work["replay_share"],
+        replay_data=Path(work["folders"]["replay"]) if work["folders"].get("replay") else None,
+        replay_share=work.get("replay_share", 0.0),
         kind=method.kind,
-        adapter=AdapterSpec(
-            rank=method.rank,
-            alpha=method.alpha,
-            dropout=method.dropout,
-            target_modules=targets if isinstance(targets, str) else tuple(targets),
-            use_rslora=method.use_rslora,
+        adapter=_adapter_spec(method),
+        adapter_folder=Path(method.adapter) if method.adapter else None,
+        tokenizer_folder=Path(work["tokenizer"]) if method.new_tokens else None,
+        new_tokens=tuple(method.new_tokens),
+        quantize_bits=method.bits,
+        neftune_alpha=method.neftune_alpha,
+        optimizer=OptimizerSettings(
+            optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.max_grad_norm, method.lora_plus_ratio
         ),
-        optimizer=OptimizerSettings(optim.weight_decay, optim.beta1, optim.beta2, optim.eps, optim.max_grad_norm),
         batch_size=loop.global_batch_size,
         micro_batch_size=loop.micro_batch_size,
         precision=pick_dtype(loop.precision, device),
@@ -88,16 +88,41 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         early_stopping_patience=loop.early_stopping_patience,
         early_stopping_min_delta=loop.early_stopping_min_delta,
         chunked_loss=loop.chunked_loss,
+        attention=loop.attention,
+        compile=loop.compile,
         seed=config.seed,
+        privacy=PrivacySettings(**work["privacy"]) if work["privacy"] else None,
     )
 
 
-def make_strategy(config: Any, device: Any) -> Any:
+def _adapter_spec(method: Any) -> Any:
+    from ftlib.models.adapt import AdapterSpec
+
+    targets = method.target_modules
+    return AdapterSpec(
+        rank=method.rank,
+        alpha=method.alpha,
+        dropout=method.dropout,
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        init=method.init,
+        rank_pattern=method.rank_pattern,
+        alpha_pattern=method.alpha_pattern,
+        target_parameters=tuple(method.target_parameters),
+    )
+
+
+def make_strategy(config: Any, device: Any, privacy: Any = None) -> Any:
     """The parallel strategy of a configuration; ZeRO-0 is plain data parallelism and runs as such."""
     import torch.distributed as dist
 
     from ftlib.train.strategy import DataParallel, SingleProcess
 
+    if privacy is not None:
+        from ftlib.train.private import PrivateDataParallel
+
+        return PrivateDataParallel(device, privacy)
     if not dist.is_initialized():
         return SingleProcess(device)
     parallel = config.parallel

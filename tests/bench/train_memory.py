@@ -32,13 +32,13 @@ def measure(folder: Path, tokens: int, method: str, chunked: bool, pipe: Any) ->
     from ftlib.data.pack import Pack
     from ftlib.models.adapt import AdapterSpec, add_adapter
     from ftlib.models.load import load_model
-    from ftlib.train.attention import use_packed_attention
+    from ftlib.train.attention import set_attention
     from ftlib.train.batches import Forward, collate
     from ftlib.train.head import find_loss_head
 
     cpu = torch.device("cpu")
     model = load_model(folder)
-    by_sequence = use_packed_attention(model, cpu)
+    pack_hint = set_attention(model, "auto", cpu, torch.float32)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     if method == "lora":
         torch.manual_seed(0)
@@ -47,7 +47,7 @@ def measure(folder: Path, tokens: int, method: str, chunked: bool, pipe: Any) ->
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, tokens).astype(np.int32)
     pack = Pack(ids, np.arange(tokens, dtype=np.int32), np.r_[0.0, np.ones(tokens - 1)].astype(np.float32))
     batch = collate([pack], 0, cpu)
-    forward = Forward(model, find_loss_head(model) if chunked else None, by_sequence)
+    forward = Forward(model, find_loss_head(model) if chunked else None, pack_hint)
     for parameter in model.parameters():
         parameter.detach().sum()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from the present size

@@ -1,4 +1,4 @@
-"""DDP and ZeRO 1–3 on two ranks do what one process does: same losses, same weights, resume at another world size.
+"""DDP, private DDP and ZeRO 1–3 on two ranks do what one process does: losses, weights, resume at another world size.
 
 The ranks are plain processes: what Ray Train adds is tested in test_training.py.
 """
@@ -12,8 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ftlib.train.budget import PrivacySettings
 from ftlib.train.objectives import ObjectiveSettings
-from tests.training_cases import loop_settings, packed_split, preferences, records, train_alone
+from tests.training_cases import (
+    conversations,
+    loop_settings,
+    packed_split,
+    preferences,
+    private_split,
+    records,
+    train_alone,
+)  # fmt: skip
 
 CASES = {
     "ddp": ("lora", 0),
@@ -22,10 +31,15 @@ CASES = {
     "zero3": ("lora", 3),
     "full-zero2": ("full", 2),
     "full-zero3": ("full", 3),
+    "methods-ddp": ("methods", 0),
+    "methods-zero2": ("methods", 2),
+    "lora-plus-zero3": ("lora-plus", 3),
     "resumed-zero2": ("lora", 2),
     "resumed-zero3": ("lora", 3),
     "dpo-ddp": ("dpo", 0),  # three micro-batches on two ranks
     "kto-zero3": ("kto", 3),
+    "private": ("private", 0),
+    "resumed-private": ("private", 0),
 }
 
 
@@ -40,6 +54,7 @@ def run_rank(rank, world_size, port, settings, failures):
 
     from ftlib.train.deepspeed import DeepSpeedZero, ZeroSettings
     from ftlib.train.loop import train
+    from ftlib.train.private import PrivateDataParallel
     from ftlib.train.strategy import DataParallel
 
     dist.init_process_group("gloo")
@@ -47,7 +62,8 @@ def run_rank(rank, world_size, port, settings, failures):
         for name, (_, stage) in CASES.items():
             device = torch.device("cpu")
             strategy = DeepSpeedZero(device, ZeroSettings(stage), 1) if stage else DataParallel(device)
-            train(settings[name], strategy)
+            privacy = settings[name].privacy
+            train(settings[name], PrivateDataParallel(device, privacy) if privacy else strategy)
     except Exception:
         failures.put(f"rank {rank}, {name}: {traceback.format_exc()}")
         raise
@@ -59,28 +75,40 @@ def runs(tmp_path_factory, tiny_model, tokenizer):
     root = tmp_path_factory.mktemp("strategies")
     data = packed_split(root / "train", tokenizer, 40)
     val = packed_split(root / "val", tokenizer, 9, seed=1)
+    units = private_split(root / "units", tokenizer, [row | {"weight": None} for row in conversations(40)])
+    privacy = PrivacySettings(8.0, 1e-4, 1.0, sample_rate=0.1, num_units=40, total_steps=6, accountant="rdp", seed=3)
 
     def case(name, kind):
         settings = loop_settings(root / name, tiny_model, data, val)
+        if kind == "private":
+            return replace(settings, train_data=units, privacy=privacy)
         # Of 49,152 embedding rows most get gradients of rounding size; a larger epsilon keeps Adam from magnifying it.
-        if kind == "full":
-            return replace(settings, kind=kind, optimizer=replace(settings.optimizer, eps=1e-4))
-        if kind == "lora":
-            return settings
-        folders = {"train_data": preferred[kind], "val_data": preferred[kind]}
-        return replace(settings, objective=ObjectiveSettings(kind), batch_size=3 if kind == "dpo" else 4, **folders)
+        if kind in preferred:
+            folders = {"train_data": preferred[kind], "val_data": preferred[kind]}
+            return replace(settings, objective=ObjectiveSettings(kind), batch_size=3 if kind == "dpo" else 4, **folders)
+        options = replace(settings.optimizer, eps=1e-4) if kind == "full" else settings.optimizer
+        settings = replace(settings, kind="full" if kind == "full" else "lora", optimizer=options)
+        spec = settings.adapter
+        if kind == "lora-plus":
+            settings = replace(settings, optimizer=replace(options, lora_plus_ratio=8.0), neftune_alpha=5.0)
+        if kind == "methods":
+            settings = replace(
+                settings, adapter=replace(spec, init="pissa", use_dora=True), new_tokens=("refund card",)
+            )
+        return settings
 
     preferred = {
         kind: packed_split(root / kind, tokenizer, 8, rows=preferences, objective=kind) for kind in ("dpo", "kto")
     }
     settings = {name: case(name, kind) for name, (kind, _) in CASES.items()}
-    alone = {kind: case(f"alone-{kind}", kind) for kind in ("lora", "full", "dpo", "kto")}
+    kinds = ("lora", "full", "lora-plus", "methods", "dpo", "kto", "private")
+    alone = {kind: case(f"alone-{kind}", kind) for kind in kinds}
     for one in alone.values():
         train_alone(one)
-    for spread in settings.values():
+    for name, spread in settings.items():
         spread.run_dir.mkdir()
-        if spread.run_dir.name.startswith("resumed"):  # three steps of one process, three of two ranks
-            shutil.copytree(alone["lora"].run_dir, spread.run_dir, dirs_exist_ok=True)
+        if name.startswith("resumed"):  # three steps of one process, three of two ranks
+            shutil.copytree(alone[CASES[name][0]].run_dir, spread.run_dir, dirs_exist_ok=True)
             shutil.rmtree(spread.run_dir / "checkpoints" / "step-6")
             shutil.rmtree(spread.run_dir / "adapter")
     with socket.socket() as probe:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from ftlib.config.train import TrainConfig
 from ftlib.core.errors import DivergedError, UserError
+from ftlib.models.load import load_tokenizer
 from ftlib.registry.manifest import read_manifest
 from ftlib.train import driver
 from ftlib.train.driver import run_training
 from ftlib.train.loop import train
 from ftlib.train.strategy import SingleProcess
-from ftlib.train.worker import loop_settings
+from ftlib.train.worker import loop_settings, train_worker
 from tests.prepared_data import small_prepared, write_prepared
 from tests.training_cases import conversations, records
 
@@ -58,6 +59,7 @@ def config(tmp_path_factory, tiny_model) -> TrainConfig:
 
 def changed(config: TrainConfig, **sections) -> TrainConfig:
     values = config.model_dump()
+    values["privacy"] = sections.pop("privacy", values["privacy"])
     for section, changes in sections.items():
         values[section] |= changes
     return TrainConfig.model_validate(values)
@@ -98,6 +100,29 @@ def test_killed_worker_costs_time_but_not_the_result(ray_local, config, tmp_path
     assert time.monotonic() - began < 20
 
 
+def test_new_tokens_go_from_the_driver_into_the_result_its_copies_and_the_next_run(ray_local, config, monkeypatch):
+    def fit_here(config, work, on_eval):
+        device = torch.device("cpu")
+        return asdict(train(loop_settings(config, work, device), SingleProcess(device), on_eval))
+
+    monkeypatch.setattr(driver, "_fit", fit_here)
+    method = {"new_tokens": ["refund card"], "init": "pissa", "dropout": 0.0}
+    first = changed(config, train={"max_steps": 2}, method=method)
+    result = run_training(changed(first, export={"merged": True, "gguf": ["q8_0"]}))
+    manifest = read_manifest(result.path, "run")
+    assert manifest["exports"].keys() == {"merged", "q8_0"}
+    assert abs(manifest["exports"]["q8_0"]["val_loss_change"]) < 0.01
+    assert "refund card" in load_tokenizer(Path(result.path) / "export" / "merged").get_vocab()
+    assert run_training(first) == result  # copies are not part of what makes a run another one
+    values = first.model_dump(exclude={"method"}) | {"method": {"adapter": result.path}}
+    on = TrainConfig.model_validate(values)
+    second = run_training(on)
+    assert second.run_id != result.run_id
+    stored = read_manifest(second.path, "run")["config"]["method"]
+    assert (stored["rank"], stored["new_tokens"]) == (8, ["refund card"])
+    assert second.val_loss < result.val_loss
+
+
 def test_stopped_run_is_found_by_who_stops_and_not_by_who_wants_the_whole(ray_local, config, monkeypatch):
     def stop_at_2(step, metrics):
         return step == 2
@@ -121,6 +146,28 @@ def test_diverged_run_is_told_apart(ray_local, config):
     )
     with pytest.raises(DivergedError, match=r"diverged at step \d.*optim\.learning_rate"):
         run_training(hot)
+
+
+def test_private_run_is_planned_from_its_subjects_and_says_what_it_spent(ray_local, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_fit", lambda config, work, on_eval: train_worker({"work": work, "on_eval": on_eval}))
+    rows = [row | {"weight": None, "subject": f"s{number % 25}"} for number, row in enumerate(conversations(40))]
+    data = write_prepared(tmp_path / "data", train=rows)
+    private = changed(
+        config,
+        privacy={"epsilon": 4.0, "unit": "subject"},
+        data={"path": str(data), "packing": False},
+        parallel={"strategy": "ddp"},
+        train={"num_epochs": 2.0, "max_steps": None, "global_batch_size": 8},
+        scaling={"num_workers": 1},
+    )
+    with pytest.raises(UserError, match="cannot be stopped by its validation loss"):
+        run_training(private, lambda step, metrics: False)
+    result = run_training(private)
+    spent = read_manifest(result.path, "run")["privacy"]
+    assert (spent["num_units"], spent["steps"], spent["sample_rate"], spent["delta"]) == (25, 7, 8 / 25, 1 / 250)
+    assert 0.98 * 4 < spent["epsilon"] <= 4
+    assert spent["secret_noise"]
+    assert records(Path(result.path), "train")[-1]["epsilon"] == spent["epsilon"]
 
 
 def test_rows_that_teach_nothing_abort_before_any_worker_starts(ray_local, config, tmp_path):

@@ -66,6 +66,13 @@ def test_checkpointing_and_fewer_bits_save_memory() -> None:
     assert _plan("llama-70b-qlora").weights_bytes < 0.31 * _plan("llama-70b-qlora", "method.kind=lora").weights_bytes
 
 
+def test_private_training_holds_a_gradient_per_sequence() -> None:
+    options = ("parallel.strategy=ddp", "data.packing=false", "train.activation_checkpointing=false")
+    options += ("train.micro_batch_size=1", "scaling.num_workers=1")
+    plain, private = _plan("llama-8b-lora", *options), _plan("llama-8b-lora", *options, "privacy.epsilon=8")
+    assert private.gradients_bytes - plain.gradients_bytes == 16 * plain.num_trained_params
+
+
 def test_what_does_not_fit_says_so_and_what_cannot_be_is_refused() -> None:
     assert _plan("llama-70b-qlora", "method.kind=full").fits is False
     assert _plan("llama-8b-lora", "scaling.accelerator_type=null").fits is None
