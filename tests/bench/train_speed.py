@@ -214,13 +214,14 @@ def compare_steps(root: Path, model: Path, rows: list[dict[str, Any]], options: 
 def compare_packing(root: Path, model: Path, rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second without padding."""
     from ftlib.models.load import load_tokenizer
-    from tests.bench.training_peers import as_example, write_split
+    from tests.bench.training_peers import labelled, write_split
 
     tokenizer, length = load_tokenizer(model), 1024
-    split = write_split(root / "long", rows, tokenizer, length)
-    alone = write_split(root / "alone", rows, tokenizer, length, packing=False)
-    examples = [as_example(alone, sample) for sample in range(len(alone))]
-    examples = [{name: example[name] for name in ("input_ids", "labels")} for example in examples]
+    split = write_split(root / "long", rows[: options.rows], tokenizer, length)
+    packs = [split[number] for number in range(len(split))]
+    alone = [labelled(pack.only(number)) for pack in packs for number in range(pack.num_sequences)]
+    examples = [{name: example[name] for name in ("input_ids", "labels")} for example in alone]
+    random.Random(0).shuffle(examples)  # packs come longest sequence first, and TRL packs a thousand rows at a time
     settings = make_settings(root, "long", model, 1)
     padded = {"per_device_train_batch_size": 8, "max_length": length, "train_sampling_strategy": "random"}
     packed = {"packing": True, "max_length": length, "train_sampling_strategy": "random"}
@@ -359,6 +360,7 @@ def main() -> int:
     parser.add_argument("--step-tokens", type=int, default=512, help="length of a pack of `step` and `ray`")
     parser.add_argument("--rounds", type=int, default=9, help="of `step`")
     parser.add_argument("--packing-rounds", type=int, default=12, help="of `packing`, in groups of four")
+    parser.add_argument("--rows", type=int, default=None, help="of `packing`: only the first of the shuffled rows")
     parser.add_argument("--ray-pairs", type=int, default=3)
     parser.add_argument("--ray-steps", type=int, default=12)
     options = parser.parse_args()

@@ -44,7 +44,11 @@ def write_split(
 
 def as_example(split: PackedSplit, sample: int) -> Example:
     """A pack as the peers take it: ids, labels (`IGNORED` where nothing is learnt), position ids, sequence lengths."""
-    pack = split[sample]
+    return labelled(split[sample])
+
+
+def labelled(pack: Pack) -> Example:
+    """The same of any pack."""
     labels = [int(token) if weight else IGNORED for token, weight in zip(pack.input_ids, pack.weights, strict=True)]
     starts = [place for place, position in enumerate(pack.position_ids) if position == 0]
     ends = [*starts[1:], len(pack.input_ids)]
