@@ -69,14 +69,14 @@ def check_run(config: TrainConfig) -> RunInputs:
 
 
 def _find_replay(config: TrainConfig) -> Replay | None:
-    """What `data.replay` names, else what preparing the dataset recorded."""
+    """What `data.replay` names, else what preparing the dataset recorded (which private training leaves out)."""
     from ftlib.data.prepared import SUCCESS, open_prepared
     from ftlib.registry.manifest import read_manifest
 
     replay = config.data.replay
     if replay is None:
         recorded = (read_manifest(config.data.path, "prepared").get("config", {}).get("mix") or {}).get("replay")
-        if not recorded or config.objective.kind != "sft":
+        if not recorded or config.objective.kind != "sft" or config.privacy is not None:
             return None
         if not exists(join(recorded["path"], SUCCESS)):
             raise UserError(
