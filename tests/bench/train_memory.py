@@ -5,9 +5,10 @@
 One pack in float32 on a CPU, every token learnt, with activation checkpointing. Plain: all logits at once and torch's
 cross-entropy. Each measurement has a process of its own: resident memory is read when the model is loaded and its
 weights have been touched (they are mapped from a file); the kernel's high-water mark is reset there and read at the
-end. What lies between is activations, logits and gradients. glibc is told to give every block of a megabyte or more
-back at once: what it keeps otherwise is several times what is in use and says nothing about either loss. Both losses
-are compared, so that both did the same work.
+end. What lies between is activations, logits and gradients. As in a worker with activation checkpointing, glibc is told
+to give freed blocks back at once (`ftlib.train.host_memory`), for both: what it keeps otherwise is several times what
+is in use and says nothing about either loss (`--keep-freed` shows it). Both losses are compared, so that both did the
+same work.
 
 The last line is JSON; the exit code is 1 when the ratio is above 0.6.
 """
@@ -15,7 +16,6 @@ The last line is JSON; the exit code is 1 when the ratio is above 0.6.
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ LIMIT = 0.6
 MB = 1e6
 
 
-def measure(folder: Path, tokens: int, method: str, chunked: bool, pipe: Any) -> None:
+def measure(folder: Path, tokens: int, method: str, chunked: bool, keep_freed: bool, pipe: Any) -> None:
     """Send memory before and at the peak, in bytes, and the mean loss."""
     import numpy as np
     import torch
@@ -35,8 +35,11 @@ def measure(folder: Path, tokens: int, method: str, chunked: bool, pipe: Any) ->
     from ftlib.train.attention import set_attention
     from ftlib.train.batches import Forward, collate
     from ftlib.train.head import find_loss_head
+    from ftlib.train.host_memory import give_back_freed_blocks
 
     cpu = torch.device("cpu")
+    if not keep_freed:
+        give_back_freed_blocks()
     model = load_model(folder)
     pack_hint = set_attention(model, "auto", cpu, torch.float32)
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -64,11 +67,11 @@ def _status_bytes(field: str) -> int:
     raise KeyError(field)
 
 
-def in_process(folder: Path, tokens: int, method: str, chunked: bool) -> tuple[int, int, float]:
+def in_process(folder: Path, tokens: int, method: str, chunked: bool, keep_freed: bool) -> tuple[int, int, float]:
     """What `measure` found in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=measure, args=(folder, tokens, method, chunked, theirs))
+    process = context.Process(target=measure, args=(folder, tokens, method, chunked, keep_freed, theirs))
     process.start()
     theirs.close()
     try:
@@ -85,13 +88,13 @@ def main() -> int:
     parser.add_argument("--model", default="embedded:smollm2-135m")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--methods", default="lora,full")
+    parser.add_argument("--keep-freed", action="store_true", help="leave glibc as it is")
     options = parser.parse_args()
     folder, found = resolve_source(options.model), {}
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # read by the processes that measure
     print(f"{'':6} {'weights MB':>10} {'plain MB':>10} {'chunked MB':>10} {'ratio':>6}")
     for method in options.methods.split(","):
-        before, peak, plain_loss = in_process(folder, options.tokens, method, False)
-        before_chunked, peak_chunked, loss = in_process(folder, options.tokens, method, True)
+        before, peak, plain_loss = in_process(folder, options.tokens, method, False, options.keep_freed)
+        before_chunked, peak_chunked, loss = in_process(folder, options.tokens, method, True, options.keep_freed)
         assert abs(loss - plain_loss) < 1e-5 * plain_loss, f"losses {loss} and {plain_loss}: not the same work"
         plain, chunked = peak - before, peak_chunked - before_chunked
         found[method] = {"plain_mb": plain / MB, "chunked_mb": chunked / MB, "ratio": chunked / plain}
