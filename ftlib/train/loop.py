@@ -30,6 +30,7 @@ from ftlib.train.budget import PrivacySettings
 from ftlib.train.build import build_model
 from ftlib.train.checkpoint import Checkpoint, CheckpointWriter, list_checkpoints, mark_best, newest_checkpoint
 from ftlib.train.head import find_loss_head
+from ftlib.train.host_memory import give_back_freed_blocks
 from ftlib.train.metrics import MetricsWriter, step_line
 from ftlib.train.objectives import METRICS, ObjectiveSettings, batch_loss, divergence_sum, reference_likelihoods
 from ftlib.train.result import export_result
@@ -161,6 +162,8 @@ class Run:
         """Train to the end; returns how it ended."""
         started = time.monotonic()
         settings, strategy = self.settings, self.strategy
+        if settings.activation_checkpointing and strategy.device.type == "cpu":
+            give_back_freed_blocks()
         self.tokenizer = load_tokenizer(settings.tokenizer_folder or settings.model_folder)
         self._open_data()
         self.model, pack_hint = build_model(settings, strategy, self.data)

@@ -39,9 +39,8 @@ FRAGMENTATION = 0.05
 ZERO3_LIVE_BYTES = 2 * 10**9  # DeepSpeed's stage3_max_live_parameters, 1e9, in 16 bits
 CPU_OVERHEAD_BYTES = 7 * 10**8
 HEAP_SLACK = 0.5
-"""On CPUs: what glibc's heap keeps of freed blocks, as a share of what the backward pass of all layers reads, with
-checkpointing and without (measured, `tests.bench.train_plan`; MALLOC_MMAP_THRESHOLD_=1048576 avoids it and makes steps
-about 13 % slower)."""
+"""On CPUs: what glibc's heap keeps of freed blocks, as a share of what the backward pass of all layers reads (measured,
+`tests.bench.train_plan`). With checkpointing the loop has it give them back (`ftlib.train.host_memory`)."""
 LOSS_CHUNK_BYTES = 32 << 20  # ftlib.train.head.CHUNK_BYTES, which needs torch
 _CLUSTER_VARIABLES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")  # workers may be on other machines
 _NF4_BYTES = 0.5 + 0.127 / 8
@@ -292,12 +291,11 @@ def _activations(config: TrainConfig, shape: ModelShape, use: _Use) -> int:
     full_autocast = use.autocast and not use.adapts
     extra = 2 * (shape.num_linear_params + shape.vocab * shape.hidden) if full_autocast else 0
     passing = use.value_bytes * (3 * shape.intermediate + 2 * shape.hidden)
-    if use.on_cpu:
-        extra += round(HEAP_SLACK * tokens * block * shape.layers)
     if config.train.activation_checkpointing:
         stream = 4 if full_autocast else use.value_bytes
         return extra + tokens * (stream * shape.hidden * shape.layers + block + passing)
-    return extra + tokens * (block * shape.layers + passing)
+    slack = HEAP_SLACK if use.on_cpu else 0.0
+    return extra + round(tokens * (block * shape.layers * (1 + slack) + passing))
 
 
 def block_bytes(config: TrainConfig, shape: ModelShape) -> int:

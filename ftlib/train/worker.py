@@ -27,10 +27,6 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
     config = TrainConfig.model_validate(work["config"])
     if not config.scaling.use_gpu:
         torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
-        if config.train.activation_checkpointing:
-            from ftlib.train.host_memory import give_back_freed_blocks
-
-            give_back_freed_blocks()
     device = _device(config.scaling.use_gpu)
     try:
         from ftlib.train.loop import train

@@ -5,7 +5,7 @@
 One pack in float32 on a CPU, every token learnt, with activation checkpointing. Plain: all logits at once and torch's
 cross-entropy. Each measurement has a process of its own: resident memory is read when the model is loaded and its
 weights have been touched (they are mapped from a file); the kernel's high-water mark is reset there and read at the
-end. What lies between is activations, logits and gradients. As in a worker with activation checkpointing, glibc is told
+end. What lies between is activations, logits and gradients. As in any run with activation checkpointing, glibc is told
 to give freed blocks back at once (`ftlib.train.host_memory`), for both: what it keeps otherwise is several times what
 is in use and says nothing about either loss (`--keep-freed` shows it). Both losses are compared, so that both did the
 same work.
