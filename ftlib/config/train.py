@@ -262,6 +262,9 @@ class ParallelConfig(Config):
     offload_params: bool = False
     """Keep parameters in host memory (ZeRO-3)."""
 
+    hpz_partition_size: Annotated[int, Field(ge=1)] = 1
+    """ZeRO-3: a second copy of the weights is spread over so many GPUs (those of a node), so that the backward pass gathers them without the network (ZeRO++ hpZ). 1: off."""
+
 
 class ScalingConfig(Config):
     """The workers."""
@@ -424,6 +427,15 @@ class TrainConfig(JobConfig):
         self.method.check()
         if self.parallel.strategy == "deepspeed" and self.parallel.zero_stage == 3:
             self._check_sharded_weights()
+        if self.parallel.hpz_partition_size > 1 and (
+            self.parallel.strategy != "deepspeed"
+            or self.parallel.zero_stage != 3
+            or workers % self.parallel.hpz_partition_size
+        ):
+            raise ValueError(
+                f"parallel.hpz_partition_size {self.parallel.hpz_partition_size} needs parallel.strategy deepspeed with "
+                f"zero_stage 3 and must divide scaling.num_workers {workers}"
+            )
         if self.parallel.offload_optimizer and (self.parallel.strategy != "deepspeed" or self.parallel.zero_stage == 0):
             raise ValueError("parallel.offload_optimizer needs parallel.strategy deepspeed with zero_stage 1, 2 or 3")
         return self

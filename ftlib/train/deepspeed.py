@@ -34,6 +34,8 @@ class ZeroSettings:
     stage: int = 2
     offload_optimizer: bool = False
     offload_params: bool = False
+    hpz_partition_size: int = 1
+    """ZeRO++ hpZ: GPUs over which a second copy of the weights is spread; 1: none."""
 
 
 def deepspeed_config(
@@ -59,6 +61,8 @@ def deepspeed_config(
             "stage3_param_persistence_threshold": 100_000,
             "stage3_max_live_parameters": 1_000_000_000,
         }
+        if zero.hpz_partition_size > 1:
+            optimization["zero_hpz_partition_size"] = zero.hpz_partition_size
         if zero.offload_params:
             optimization["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     config: dict[str, Any] = {

@@ -274,8 +274,10 @@ def _states(config: TrainConfig, shape: ModelShape, use: _Use, trained: int) -> 
     if config.privacy is not None:  # a gradient per sequence, its float32 copy, and the float64 sum
         gradients += trained * (8 * config.train.micro_batch_size + 8)
     gathered = min(ZERO3_LIVE_BYTES, weights)
+    hpz = config.parallel.hpz_partition_size
+    second = weights // hpz if hpz > 1 else 0
     return (
-        weights // workers + gathered if stage >= 3 else weights,
+        weights // workers + gathered + second if stage >= 3 else weights,
         gradients // (workers if stage >= 2 else 1),
         optimizer // (workers if stage >= 1 else 1),
     )

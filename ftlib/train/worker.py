@@ -131,7 +131,9 @@ def make_strategy(config: Any, device: Any, privacy: Any = None) -> Any:
     if parallel.strategy == "deepspeed" and parallel.zero_stage:
         from ftlib.train.deepspeed import DeepSpeedZero, ZeroSettings
 
-        zero = ZeroSettings(parallel.zero_stage, parallel.offload_optimizer, parallel.offload_params)
+        zero = ZeroSettings(
+            parallel.zero_stage, parallel.offload_optimizer, parallel.offload_params, parallel.hpz_partition_size
+        )
         return DeepSpeedZero(device, zero, config.train.micro_batch_size)
     return DataParallel(device)
 

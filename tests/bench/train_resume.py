@@ -1,12 +1,13 @@
-"""`kill -9` of a training rank, of the driver and of a whole node, and 2 → 1 → 2 workers, against an undisturbed run.
+"""`kill -9` of a training rank, of the driver and of nodes, and 2 → 1 → 2 workers, against an undisturbed run.
 
     python -m tests.bench.train_resume [--kinds lora full] [--steps 40] [--interval 10]
 
 A head and three worker nodes of one CPU on this machine; a tiny Llama in float32 by LoRA with ZeRO-2 and by full
-fine-tuning with ZeRO-3, two workers. What is killed is killed in mid-run; a dead driver is started again. For every
-case: the largest relative difference of a step's loss from the undisturbed run's (target 1e-4), whether every step saw
-the same tokens and weights once (no row lost or seen twice), and how many steps were done again after each restart
-(target: at most one interval). The last line is JSON; exit code 1 where a target is missed.
+fine-tuning with ZeRO-3, two workers. What is killed is killed in mid-run; a dead driver is started again. In the case
+`elastic` two of the three nodes go, and a run of one to two workers goes on with the one that is left. For every case:
+the largest relative difference of a step's loss from the undisturbed run's (target 1e-4), whether every step saw the
+same tokens and weights once (no row lost or seen twice), and how many steps were done again after each restart (target:
+at most one interval). The last line is JSON; exit code 1 where a target is missed.
 """
 
 import argparse
@@ -34,7 +35,7 @@ METHODS = {
     # Rare tokens get gradients of rounding size; a larger epsilon keeps Adam from magnifying it.
     "full": "method: {kind: full}\nparallel: {strategy: deepspeed, zero_stage: 3}",
 }
-CASES = ("rank", "driver", "node", "2-1-2")
+CASES = ("rank", "driver", "node", "elastic", "2-1-2")
 
 
 def write_config(folder: Path, kind: str, case: str, steps: int, interval: int) -> Path:
@@ -44,7 +45,8 @@ def write_config(folder: Path, kind: str, case: str, steps: int, interval: int) 
         f"output: {{path: {folder}/runs, run_id: {kind}-{case}}}\n{METHODS[kind]}\n"
         f"optim: {{learning_rate: 0.003, eps: {1e-8 if kind == 'lora' else 1e-4}}}\n"
         f"train: {{max_steps: {steps}, global_batch_size: 4, max_seq_len: 128, precision: float32, "
-        f"eval_every_steps: {interval}}}\nscaling: {{num_workers: 2, max_failures: 3}}\nseed: 5\n"
+        f"eval_every_steps: {interval}}}\nscaling: {{num_workers: 2, max_failures: 3"
+        f"{', min_workers: 1' if case == 'elastic' else ''}}}\nseed: 5\n"
     )
     return path
 
@@ -86,11 +88,13 @@ def disturb(config: Path, run_dir: Path, case: str, nodes: faults.Nodes, log: Pa
         victims = {job.pid} if what == "driver" else {rng.choice(ranks(nodes))}
         if what == "node":
             victims = node_of(min(victims), nodes)
+        if what == "elastic":
+            victims = set().union(*(faults.below(root, nodes.head) for root in faults.node_roots(nodes.head)[1:]))
         kill(victims)
         time.sleep(0.5)
         done.append(len(records(run_dir, "train")))
 
-    if case in {"rank", "node"}:
+    if case in {"rank", "node", "elastic"}:
         job = faults.start(arguments, nodes, log, job="jobs.train")
         wait_and_kill(job, at[0], case)
     else:
