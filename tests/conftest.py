@@ -1,8 +1,12 @@
 """Fixtures of all tests: models that start at once, and a home of their own for caches."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tiny matrices gain nothing from threads, and where cores are few those wait for each other. Read when torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.tiny_model import write_tiny_model
 

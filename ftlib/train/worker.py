@@ -33,7 +33,8 @@ def train_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
 
         settings = loop_settings(config, work, device)
         strategy = make_strategy(config, device, settings.privacy)
-        return asdict(train(settings, strategy, loop_config["on_eval"], must_save=_Preemption()))
+        must_save = _Preemption() if torch.distributed.is_initialized() else None  # else this is no Ray Train worker
+        return asdict(train(settings, strategy, loop_config["on_eval"], must_save))
     except UserError as error:
         return {"status": "error", "message": str(error)}
 
@@ -93,7 +94,7 @@ def loop_settings(config: Any, work: dict[str, Any], device: Any) -> Any:
         compile=loop.compile,
         track=TrackSettings(**config.track.model_dump(), params=dict(flat_settings(config.resolved()))),
         seed=config.seed,
-        privacy=PrivacySettings(**work["privacy"]) if work["privacy"] else None,
+        privacy=PrivacySettings(**work["privacy"]) if work.get("privacy") else None,
     )
 
 

@@ -126,7 +126,7 @@ def test_space_accepts_dotted_and_nested_keys_and_refuses_unknown_ones() -> None
     assert dotted.space == nested.space
     with pytest.raises(ValueError, match=r"method\.ranks is not a key"):
         SweepConfig.model_validate({**base, "space": {"method.ranks": rank}})
-    with pytest.raises(ValueError, match="dry_run plans one run"):
+    with pytest.raises(ValueError, match="dry_run, inspect and advise are about one run"):
         planned = {**base["train"], "dry_run": True}
         SweepConfig.model_validate({**base, "train": planned, "space": {"method.rank": rank}})
 

@@ -170,7 +170,7 @@ def test_noise_is_keyed_by_the_seed_scaled_by_length_and_absent_in_validation(ca
     again.run_dir.mkdir()
     trained(again)
     assert losses(again) == losses(noisy)
-    assert run.validation_loss() == run.validation_loss()
+    assert run.validate() == run.validate()
     positions = torch.tensor([[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 2, 3]])
     assert token_lengths(positions).tolist() == [[3, 3, 3, 1, 2, 2], [2, 2, 4, 4, 4, 4]]
 
