@@ -1,6 +1,7 @@
 """SIGKILL to the driver, a worker process and a node of a preparation: identical files, no row lost or doubled."""
 
 import random
+import shutil
 import time
 from collections import Counter
 
@@ -49,7 +50,15 @@ def test_a_killed_preparation_ends_with_the_same_files(nodes, tmp_path):
     expected = faults.files_of(calm)
     for kind in faults.KINDS:  # the node last: nobody brings it back
         out = tmp_path / kind
-        found = faults.disturbed(arguments(source, out), nodes, log, kind, rng.uniform(0.4, 0.9) * took, rng)
+        found = {"num_killed": 0, "seconds": took}
+        for _ in range(
+            4
+        ):  # a run may be over before the moment, quicker than the one that was timed (workers are warm)
+            shutil.rmtree(out, ignore_errors=True)
+            took = min(took, found["seconds"])
+            found = faults.disturbed(arguments(source, out), nodes, log, kind, rng.uniform(0.4, 0.8) * took, rng)
+            if found["num_killed"]:
+                break
         assert found["num_killed"], found
         assert found["ended"], log.read_text()[-4000:]
         files = faults.files_of(out)
