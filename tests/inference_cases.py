@@ -6,29 +6,12 @@
 from pathlib import Path
 from typing import Any
 
+from tests.tiny_model import tiny_llama
+
 
 def varied_model(tokenizer: Any) -> Any:
-    """Two layers, grouped-query attention, untied embeddings, large weights; float32; always the same one."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.4,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        return LlamaForCausalLM(config).eval()
+    """Untied embeddings, large weights."""
+    return tiny_llama(tokenizer, seed=11, initializer_range=0.4, tie_word_embeddings=False).eval()
 
 
 def save_varied_model(tokenizer: Any, folder: Path, num_adapters: int = 0) -> Path:

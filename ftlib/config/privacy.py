@@ -62,6 +62,9 @@ def conflicts(config: "TrainConfig") -> list[str]:
         "train.early_stopping_patience (when to stop would tell about the records): leave it": (
             config.train.early_stopping_patience is not None
         ),
+        "train.precision float16 (its loss scale would have to skip steps that the budget paid for): use bfloat16": (
+            config.train.precision == "float16"
+        ),
         "train.compile true (a compiled layer runs no hooks inside): use false": config.train.compile,
         "train.activation_checkpointing true (gradients per unit are taken by hooks that see each layer twice): "
         "use false": config.train.activation_checkpointing,

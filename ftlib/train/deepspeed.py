@@ -84,6 +84,8 @@ def deepspeed_config(
 class DeepSpeedZero:
     """ZeRO 1, 2 or 3 over the process group that is already there."""
 
+    can_rescale = False
+
     def __init__(self, device: torch.device, zero: ZeroSettings, micro_batch_size: int) -> None:
         import torch.distributed as dist
 

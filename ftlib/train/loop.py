@@ -254,10 +254,12 @@ class Run:
         return step
 
     def _steps(self, step: int) -> str:
-        settings = self.settings
+        settings, strategy = self.settings, self.strategy
         first, started = step, time.monotonic()
         while step < self.total_steps:
             record = self._train_step(step)
+            while math.isfinite(record["loss"]) and not math.isfinite(record["grad_norm"]) and strategy.can_rescale:
+                record = self._train_step(step)  # nothing was updated: the same rows again, with a smaller loss scale
             step += 1
             if not math.isfinite(record["loss"]) or not math.isfinite(record["grad_norm"]):
                 self.last_metrics = {"step": float(step), "loss": record["loss"], "grad_norm": record["grad_norm"]}
@@ -423,7 +425,7 @@ class Run:
         if self.is_main:
             best = mark_best(self.settings.run_dir)
             base = self.settings.base_source
-            dtype = torch.float32 if self.settings.precision is torch.float32 else torch.bfloat16
+            dtype = self.settings.precision
             export_result(self.settings.run_dir, best, self.model, self.tokenizer, base=base, dtype=dtype)
             newest = list_checkpoints(self.settings.run_dir)[-1]
             outcome = Outcome(

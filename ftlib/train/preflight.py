@@ -118,8 +118,6 @@ def _check_model(config: TrainConfig, folder: Path) -> None:
         raise UserError("method.kind qlora needs GPUs (scaling.use_gpu true); on CPUs use lora")
     if config.method.kind == "qlora" and config.parallel.strategy == "deepspeed" and config.parallel.zero_stage == 3:
         raise UserError("method.kind qlora does not shard its 4-bit weights: use parallel.zero_stage 1 or 2")
-    if config.train.precision == "float16":
-        raise UserError("train.precision float16 needs loss scaling and overflows in training; use bfloat16 or float32")
     if not has_chat_template(folder):
         raise UserError(
             f"model folder {folder}: its tokenizer has no chat template. Take an instruction-tuned model, or put a "

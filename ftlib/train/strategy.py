@@ -16,6 +16,8 @@ import torch
 from ftlib.train.checkpoint import Checkpoint
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+LOSS_SCALE = ("scale", "_growth_tracker")
+"""State of PyTorch's gradient scaler that changes in a run."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Strategy(Protocol):
     """Whether a forward pass is a collective, so that all ranks must run equally many."""
     module: Any
     """The callable model after `prepare`."""
+    can_rescale: bool
+    """Whether a step whose gradient overflowed changed nothing and may be tried again with a smaller loss scale."""
 
     def load_dtype(self, precision: torch.dtype, *, frozen_base: bool) -> torch.dtype:
         """The dtype in which the base is loaded."""
@@ -79,6 +83,8 @@ class SingleProcess:
     rank = 0
     world_size = 1
     sharded_forward = False
+    _scaler: torch.amp.GradScaler | None = None
+    """Under float16, whose small gradients vanish: the loss is scaled up, and gradients down again before clipping."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -102,6 +108,13 @@ class SingleProcess:
         self._optimizer = make_adamw(model, optimizer, fused=self.device.type == "cuda" or None)
         if precision is not torch.float32:
             leave_casts_to_autocast(model)
+        if precision is torch.float16:
+            self._scaler = torch.amp.GradScaler(self.device.type)
+
+    @property
+    def can_rescale(self) -> bool:
+        """Under float16, until a scale below 1 has shown that the gradient itself is infinite."""
+        return self._scaler is not None and self._scaler.get_scale() >= 1.0
 
     def forwarding(self, *, last: bool) -> AbstractContextManager[Any]:
         """Automatic mixed precision below float32."""
@@ -110,15 +123,22 @@ class SingleProcess:
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Accumulate gradients."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        scaled = loss if self._scaler is None else self._scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear."""
+        """Clip, update, clear; under float16 an infinite gradient updates nothing and halves the scale."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             [parameter for _, parameter in trained_parameters(self._model)], self._settings.max_grad_norm
         )
         set_rate(self._optimizer, learning_rate)
-        self._optimizer.step()
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
@@ -137,6 +157,10 @@ class SingleProcess:
             for moment in MOMENTS:
                 if state := self._optimizer.state.get(parameter):
                     yield f"{moment}/{name}", state[moment]
+        if self._scaler is not None:
+            known = self._scaler.state_dict()
+            for name in LOSS_SCALE:
+                yield f"loss_scale/{name}", torch.tensor(float(known[name]))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Copy parameters and moments in place."""
@@ -149,6 +173,10 @@ class SingleProcess:
                 fused = self._optimizer.defaults["fused"]  # its kernel reads the step number on the device
                 state["step"] = torch.tensor(float(checkpoint.step), device=self.device if fused else None)
                 state[moment] = tensor.to(parameters[name].device, parameters[name].dtype)
+        if self._scaler is not None:
+            known = {name: tensor.item() for name, tensor in checkpoint.tensors("loss_scale")}
+            scale, tracker = (known[name] for name in LOSS_SCALE)
+            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})
 
 
 class DataParallel(SingleProcess):
@@ -175,7 +203,7 @@ class DataParallel(SingleProcess):
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Accumulate; DDP averages over the ranks at the last micro-batch, so the loss is scaled up for a sum."""
-        (loss * self.world_size).backward()  # type: ignore[no-untyped-call]
+        super().backward(loss * self.world_size, last=last)
 
     def sum(self, values: list[float]) -> list[float]:
         """All-reduce."""

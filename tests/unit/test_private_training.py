@@ -288,6 +288,7 @@ BASE = {
         ({"method": {"kind": "full"}}, r"method\.kind full"),
         ({"method": {"kind": "qlora"}}, r"method\.kind qlora"),
         ({"parallel": {"strategy": "deepspeed"}}, r"parallel\.strategy deepspeed"),
+        ({"train": {"precision": "float16"}}, r"train\.precision float16"),
         ({"data": {"path": "d"}}, r"data\.packing true \(a sequence would mix units\)"),
         ({"train": {"activation_checkpointing": True}}, r"train\.activation_checkpointing true"),
         ({"privacy": {"epsilon": 8, "max_records_per_subject": 3}}, "needs unit: subject"),

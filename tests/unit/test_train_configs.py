@@ -51,6 +51,7 @@ def config(**sections) -> TrainConfig:
         ({"train": {"compile": True}}, "train.compile: ZeRO-3"),
         ({"parallel": ZERO3 | {"hpz_partition_size": 3}}, "hpz_partition_size 3"),
         ({"parallel": {"strategy": "ddp", "hpz_partition_size": 2}}, "hpz_partition_size 2"),
+        ({"train": {"precision": "float16"}}, r"train\.precision float16 needs parallel\.strategy ddp"),
         ({"parallel": {"strategy": "ddp", "offload_params": True}}, "offload_params needs"),
         ({"method": {"init": "pissa"}}, "method.init pissa"),
         ({"method": {"kind": "full", "use_dora": True}}, "method.use_dora"),

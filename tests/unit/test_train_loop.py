@@ -1,6 +1,7 @@
 """The loop against a plain reference: no packing, all logits, one sequence at a time, torch's AdamW and clipping."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -290,6 +291,56 @@ def test_bfloat16_base_is_frozen_in_bfloat16_and_learns(case):
     train_alone(low)
     expected = [record["loss"] for record in records(settings.run_dir, "train")]
     assert [record["loss"] for record in records(low.run_dir, "train")] == pytest.approx(expected, rel=5e-3)
+
+
+def test_float16_tries_overflowing_steps_again_and_resumes_with_its_loss_scale(case, tmp_path):
+    settings, reference = case
+    settings = replace(settings, precision=torch.float16, run_dir=tmp_path / "calm")
+    norms = []
+
+    class Overflowing(SingleProcess):
+        """Begins with a scale that no gradient bears."""
+
+        def prepare(self, *args, **options):
+            super().prepare(*args, **options)
+            self._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+
+        def step(self, learning_rate):
+            norms.append(super().step(learning_rate))
+            return norms[-1]
+
+    strategy = Overflowing(torch.device("cpu"))
+    settings.run_dir.mkdir()
+    outcome = train(settings, strategy)
+    assert outcome.val_loss == pytest.approx(reference.val_loss, rel=0.02)
+    rows, expected = records(settings.run_dir, "train"), records(case[0].run_dir, "train")
+    assert [row["tokens"] for row in rows] == [row["tokens"] for row in expected]
+    assert all(math.isfinite(row["grad_norm"]) for row in rows)
+    assert len(norms) > len(rows) and not math.isfinite(norms[0])
+    scale = strategy._scaler.get_scale()
+    assert 65536 != scale < 2.0**40
+
+    again = replace(settings, run_dir=tmp_path / "resumed")
+    shutil.copytree(settings.run_dir, again.run_dir)
+    shutil.rmtree(list_checkpoints(again.run_dir)[-1].path)
+    resumed = SingleProcess(torch.device("cpu"))
+    assert train(again, resumed).val_loss == outcome.val_loss
+    assert resumed._scaler.get_scale() == scale
+
+
+def test_float16_gives_up_on_a_gradient_that_is_infinite_at_any_scale(case, tmp_path):
+    class Infinite(SingleProcess):
+        def prepare(self, model, *args, **options):
+            super().prepare(model, *args, **options)
+            next(weight for weight in model.parameters() if weight.requires_grad).register_hook(
+                lambda gradient: gradient * math.inf
+            )
+            self._scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    settings = replace(case[0], precision=torch.float16, run_dir=tmp_path / "run")
+    settings.run_dir.mkdir()
+    outcome = train(settings, Infinite(torch.device("cpu")))
+    assert (outcome.status, outcome.step) == ("diverged", 1)
 
 
 def test_activation_checkpointing_changes_no_loss(case):
