@@ -26,6 +26,7 @@ logger = get_logger(__name__)
 PROBE_TIMEOUT_S = 5.0
 START_TIMED_OUT = "timed out during startup"
 """What Ray says when its daemons need more than 30 s to come up."""
+_PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # nobody announces the end of a cluster of our own
 _LONGEST_TEMP_DIR = 30  # a session's socket path adds about 65 characters and may hold 107 in all
 _MIN_LOCAL_CPUS = 2
 
@@ -56,19 +57,30 @@ def connect(config: ClusterConfig) -> Iterator[Cluster]:
         yield cluster
 
 
+def owns_cluster() -> bool:
+    """Whether this process started the cluster that it is connected to, so that it ends with this process."""
+    return _state["owned"]
+
+
+_state = {"owned": False}
+
+
 @contextmanager
 def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
     import ray
 
     folder = short_temp_dir()
     cpus = config.num_cpus or usable_cpus()
-    saved = {name: os.environ.get(name) for name in _TOKEN_VARIABLES}
+    saved = {name: os.environ.get(name) for name in (*_TOKEN_VARIABLES, _PREEMPTION_WATCHER)}
     try:
         _use_own_token()
+        os.environ.setdefault(_PREEMPTION_WATCHER, "0")
         logger.info("starting a Ray cluster of %d CPUs for this job", cpus)
         _start_ray(cpus, folder)
+        _state["owned"] = True
         yield Cluster(ray.get_runtime_context().gcs_address, owned=True)
     finally:
+        _state["owned"] = False
         ray.shutdown()
         for name, value in saved.items():
             os.environ.pop(name, None)

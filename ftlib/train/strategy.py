@@ -43,8 +43,10 @@ class Strategy(Protocol):
     """Whether a forward pass is a collective, so that all ranks must run equally many."""
     module: Any
     """The callable model after `prepare`."""
-    can_rescale: bool
-    """Whether a step whose gradient overflowed changed nothing and may be tried again with a smaller loss scale."""
+
+    @property
+    def can_rescale(self) -> bool:
+        """Whether a step whose gradient overflowed changed nothing and may be tried again with a smaller loss scale."""
 
     def load_dtype(self, precision: torch.dtype, *, frozen_base: bool) -> torch.dtype:
         """The dtype in which the base is loaded."""
