@@ -37,7 +37,7 @@ TRAIN = """
 model: {source: "embedded:smollm2-135m"}
 method: {kind: lora, rank: 16}
 optim: {learning_rate: 1.0e-3, beta2: 0.98}
-train: {num_epochs: 2, global_batch_size: 4, max_seq_len: 256, precision: float32, eval_every_steps: 20,
+train: {num_epochs: 1.5, global_batch_size: 4, max_seq_len: 256, precision: float32, eval_every_steps: 20,
   max_eval_samples: 48}
 parallel: {strategy: ddp}
 scaling: {num_workers: 1, cpus_per_worker: 2}
@@ -138,7 +138,7 @@ def tune(folder: Path, options: argparse.Namespace, labels_path: Path, log: Path
     """Prepare, train and evaluate on a cluster of this bench's own; returns figures and the adapter."""
     with gzip.open(DATA / "general" / "p3_mix.jsonl.gz", "rb") as source:
         (folder / "general.jsonl").write_bytes(source.read())
-    template = {"system": "Name the intent of the customer's message.", "user": "{text}", "assistant": "{label}"}
+    template = {"system": "Name the customer's intent.", "user": "{text}", "assistant": "{label}"}
     head = local.start(folder / "cluster", cpus=2, endpoint_port=0)
     try:
         nodes = faults.Nodes(head, 0, 0)

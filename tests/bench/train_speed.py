@@ -11,7 +11,8 @@ LoRA of rank 16 on all linear layers, float32, on a CPU; nobody evaluates, saves
   several into one row, whose attention costs the square). On a CPU it has no flash attention: transformers then keeps
   sequences apart with a mask. Ratios are medians over groups of alternating steps.
 - `ray`: median seconds a step of one worker under Ray Train beside the same loop in a plain process without Ray
-  running; runs alternate.
+  running; runs alternate. `ray_vs_idle` compares with the plain loop beside a Ray cluster that has nothing to do: on a
+  machine without a core to spare, Ray's daemons alone cost the loop a tenth.
 
 The last line is JSON; the exit code is 1 when a ratio misses its limit. Without `../shared/data` it says so and ends.
 """
@@ -270,17 +271,23 @@ def compare_ray(root: Path, model: Path, rows: list[dict[str, Any]], options: ar
         "parallel": {"strategy": "ddp"},
         "scaling": {"cpus_per_worker": options.threads},
     }  # fmt: skip
-    medians: dict[str, list[float]] = {"ray": [], "bare": []}
+    runs = {"ray": _ray_run, "bare": _bare_run, "idle": _idle_run}
+    medians: dict[str, list[float]] = {name: [] for name in runs}
     for pair in range(options.ray_pairs):
-        # The first run under Ray tokenises, also for the bare one.
-        for name in ("ray", "bare") if pair % 2 == 0 else ("bare", "ray"):
+        # The first run under Ray tokenises, also for the others.
+        for name in runs if pair % 2 == 0 else reversed(runs):
             values = config | {"output": {"path": str(root / "runs"), "run_id": f"{name}-{pair}"}}
-            _in_process(_ray_run if name == "ray" else _bare_run, values)
+            _in_process(runs[name], values)
             seconds = _step_seconds(root / "runs" / f"{name}-{pair}")
             medians[name].append(statistics.median(seconds[2:]))
         print(*(f"{name} {taken[-1]:.3f}s" for name, taken in medians.items()), sep="  ", flush=True)
     return {
-        "ray_vs_bare": statistics.median(ray / bare for ray, bare in zip(medians["ray"], medians["bare"], strict=True)),
+        **{
+            f"ray_vs_{other}": statistics.median(
+                ray / without for ray, without in zip(medians["ray"], medians[other], strict=True)
+            )
+            for other in ("bare", "idle")
+        },
         "seconds": {name: statistics.median(taken) for name, taken in medians.items()},
     }
 
@@ -294,15 +301,28 @@ def _in_process(target: Callable[[dict[str, Any]], None], values: dict[str, Any]
 
 
 def _ray_run(values: dict[str, Any]) -> None:
-    from ftlib.config.train import TrainConfig
     from ftlib.runtime.cluster import connect
     from ftlib.train.driver import run_training
 
-    config = TrainConfig.model_validate(
-        values | {"cluster": {"address": "local", "num_cpus": int(values["scaling"]["cpus_per_worker"]) + 1}}
-    )
+    config = _on_own_cluster(values)
     with connect(config.cluster):
         run_training(config)
+
+
+def _on_own_cluster(values: dict[str, Any]) -> Any:
+    from ftlib.config.train import TrainConfig
+
+    return TrainConfig.model_validate(
+        values | {"cluster": {"address": "local", "num_cpus": int(values["scaling"]["cpus_per_worker"]) + 1}}
+    )
+
+
+def _idle_run(values: dict[str, Any]) -> None:
+    """The bare run beside a Ray cluster of this process's own that does nothing."""
+    from ftlib.runtime.cluster import connect
+
+    with connect(_on_own_cluster(values).cluster):
+        _bare_run(values)
 
 
 def _bare_run(values: dict[str, Any]) -> None:
