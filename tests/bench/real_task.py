@@ -36,9 +36,9 @@ PACK_TOKENS = 512
 TRAIN = """
 model: {source: "embedded:smollm2-135m"}
 method: {kind: lora, rank: 16}
-optim: {learning_rate: 1.0e-3, beta2: 0.98}
-train: {num_epochs: 1.5, global_batch_size: 4, max_seq_len: 256, precision: float32, eval_every_steps: 20,
-  max_eval_samples: 48}
+optim: {learning_rate: 7.0e-4, beta2: 0.98}
+train: {num_epochs: 2, global_batch_size: 2, micro_batch_size: 2, max_seq_len: 256, precision: float32,
+  eval_every_steps: 60, max_eval_samples: 32}
 parallel: {strategy: ddp}
 scaling: {num_workers: 1, cpus_per_worker: 2}
 seed: 7
@@ -183,7 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels-seed", type=int, default=0)
     parser.add_argument("--general-rows", type=int, default=1200)
-    parser.add_argument("--replay", type=float, default=0.3)
+    parser.add_argument("--replay", type=float, default=0.1)
     parser.add_argument("--set", nargs="*", default=[], help="further key=value of jobs.train")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ftlib-task-"))
