@@ -114,9 +114,9 @@ def disturb(config: Path, run_dir: Path, case: str, nodes: faults.Nodes, log: Pa
 def compare(run_dir: Path, calm: Path, log: Path, done: list[int]) -> dict[str, Any]:
     """How far a disturbed run is from the undisturbed one."""
     expected, found = records(calm, "train"), records(run_dir, "train")
-    resumed = [
-        int(step) for step in re.findall(rf"resuming from \S*{run_dir.name}/checkpoints/step-(\d+)", log.read_text())
-    ]
+    # A node that came back has a log monitor of its own, and one folder of logs with the others: lines may come twice.
+    lines = dict.fromkeys(re.findall(rf".*resuming from \S*{run_dir.name}/checkpoints/step-\d+", log.read_text()))
+    resumed = [int(line.rpartition("-")[2]) for line in lines]
     same = [(row["step"], row["tokens"], row["supervised_weight"]) for row in expected]
     return {
         "run": run_dir.name,
