@@ -42,7 +42,7 @@ def train(root, tiny_model, *overrides):
         ("method.rank=17", "method.rank 17 is above the size of the model's smallest layer; at most 16"),
         ("train.max_seq_len=513", "train.max_seq_len 513 is above the model's limit of 512"),
         ("method.kind=qlora", "method.kind qlora needs GPUs"),
-        ("train.precision=float16", "use bfloat16 or float32"),
+        ("train.precision=float16", "needs parallel.strategy ddp; with ZeRO take bfloat16 or float32"),
         ("scaling.num_workers=3", "cannot be divided among scaling.num_workers 3"),
     ],
 )
