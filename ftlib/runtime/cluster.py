@@ -26,7 +26,6 @@ logger = get_logger(__name__)
 PROBE_TIMEOUT_S = 5.0
 START_TIMED_OUT = "timed out during startup"
 """What Ray says when its daemons need more than 30 s to come up."""
-_PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # nobody announces the end of a cluster of our own
 _LONGEST_TEMP_DIR = 30  # a session's socket path adds about 65 characters and may hold 107 in all
 _MIN_LOCAL_CPUS = 2
 
@@ -71,10 +70,9 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
 
     folder = short_temp_dir()
     cpus = config.num_cpus or usable_cpus()
-    saved = {name: os.environ.get(name) for name in (*_TOKEN_VARIABLES, _PREEMPTION_WATCHER)}
+    saved = {name: os.environ.get(name) for name in _TOKEN_VARIABLES}
     try:
         _use_own_token()
-        os.environ.setdefault(_PREEMPTION_WATCHER, "0")
         logger.info("starting a Ray cluster of %d CPUs for this job", cpus)
         _start_ray(cpus, folder)
         _state["owned"] = True

@@ -2,7 +2,8 @@
 
 `checkpoints/step-N/` holds full float32 tensors, gathered one at a time (memory: one tensor and the file being filled):
 
-    state-NNNNN.safetensors   `param/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME` of every trained parameter
+    state-NNNNN.safetensors   `param/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME` of every trained parameter;
+                              under float16 `loss_scale/…`, two numbers
     state.json                step, data cursor, schedule, seed, validation loss, size and SHA-256 of each file
 
 Random numbers need no state of their own: dropout is seeded by (seed, step, micro-batch). A folder appears by rename,
@@ -46,7 +47,7 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, kind: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and full float32 tensor of every trained parameter; `kind`: `param`, `exp_avg` or `exp_avg_sq`."""
+        """Name and full float32 tensor of each entry of a `kind`: `param`, `exp_avg`, `exp_avg_sq` or `loss_scale`."""
         from safetensors import safe_open
 
         prefix = f"{kind}/"
