@@ -4,12 +4,15 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftlib.core.errors import UserError
-from ftlib.core.storage import exists, join, local_path, read_json
+from ftlib.core.fingerprints import folder_sha256
+from ftlib.core.storage import exists, filesystem, is_uri, join, local_path, reaching, read_json, state_home
 from ftlib.models.source import read_config
 from ftlib.models.vocabulary import beside_token_rows, grow_embeddings, num_rows_of, token_modules
 
@@ -165,12 +168,40 @@ def load_adapter(
 
 def find_adapter(path: str) -> Path:
     """The adapter folder behind an adapter's, a run's or a sweep's folder (its winner)."""
+    return local_path(locate_adapter(path))
+
+
+def fetch_adapter(path: str, sha256: str | None = None) -> Path:
+    """`find_adapter` for any address: a remote folder is copied to the cache, by content.
+
+    Raises UserError when what is there is not that content.
+    """
+    located = locate_adapter(path)
+    if not is_uri(located):
+        return local_path(located).absolute()
+    cache = state_home() / "adapters"
+    if sha256 is not None and (kept := cache / sha256).is_dir():
+        return kept
+    cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=cache) as folder, reaching(located):
+        fs, inner = filesystem(located)
+        fs.get(inner.rstrip("/") + "/", f"{folder}/new/", recursive=True)
+        found = folder_sha256(Path(folder) / "new")
+        if sha256 not in (None, found):
+            raise UserError(f"{path}: the files there are not those expected (sha256 {found[:12]}…)")
+        with suppress(OSError):  # another process was faster
+            (Path(folder) / "new").rename(cache / found)
+    return cache / found
+
+
+def locate_adapter(path: str) -> str:
+    """The address of the adapter folder behind an adapter's, a run's or a sweep's folder (its winner)."""
     if exists(join(path, ADAPTER_CONFIG)):
-        return local_path(path)
+        return path
     if exists(join(path, "best.json")):
-        return find_adapter(read_json(join(path, "best.json"))["run_path"])
+        return locate_adapter(read_json(join(path, "best.json"))["run_path"])
     if exists(join(path, "adapter", ADAPTER_CONFIG)):
-        return local_path(join(path, "adapter"))
+        return join(path, "adapter")
     if exists(join(path, "model", "config.json")):
         raise UserError(f"{path}: this run trained all weights; give {join(path, 'model')} as the model's source")
     raise UserError(

@@ -56,12 +56,14 @@ def connect(config: ClusterConfig) -> Iterator[Cluster]:
         yield cluster
 
 
-def owns_cluster() -> bool:
-    """Whether this process started the cluster that it is connected to, so that it ends with this process."""
-    return _state["owned"]
+def in_own_cluster() -> bool:
+    """Whether this process drives, or works in, a cluster that a job started for itself and that ends with the job."""
+    return _OWN in os.environ
 
 
-_state = {"owned": False}
+_OWN = "FTLIB_OWN_CLUSTER"
+"""Set while a job's own cluster starts, so that every process of that cluster inherits it: a sweep's trial trains in
+a worker and has to know too."""
 
 
 @contextmanager
@@ -70,15 +72,14 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
 
     folder = short_temp_dir()
     cpus = config.num_cpus or usable_cpus()
-    saved = {name: os.environ.get(name) for name in _TOKEN_VARIABLES}
+    saved = {name: os.environ.get(name) for name in (*_TOKEN_VARIABLES, _OWN)}
     try:
         _use_own_token()
+        os.environ[_OWN] = "1"
         logger.info("starting a Ray cluster of %d CPUs for this job", cpus)
         _start_ray(cpus, folder)
-        _state["owned"] = True
         yield Cluster(ray.get_runtime_context().gcs_address, owned=True)
     finally:
-        _state["owned"] = False
         ray.shutdown()
         for name, value in saved.items():
             os.environ.pop(name, None)

@@ -18,7 +18,7 @@ from ftlib.core.fingerprints import fingerprint, tree_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import join, local_path, write_json
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, hash_files, work_key, write_manifest
-from ftlib.runtime.cluster import owns_cluster
+from ftlib.runtime.cluster import in_own_cluster
 from ftlib.train.budget import PrivacySettings, plan_privacy
 from ftlib.train.continued import adopt_adapter
 from ftlib.train.export import with_exports
@@ -215,8 +215,8 @@ def _fit(config: TrainConfig, work: dict[str, Any], on_eval: OnEval | None) -> d
     from ftlib.train.worker import train_worker
 
     # Each helper is a process to start, and one that wakes a hundred times a second. No Ray datasets go to the workers.
-    # The cleaner outlives a lost driver: a cluster of our own does not, and has no dashboard that could answer it.
-    unneeded = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if owns_cluster() else set())
+    # The cleaner outlives a lost driver: a job's own cluster does not, and has no dashboard that could answer it.
+    unneeded = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if in_own_cluster() else set())
 
     class Trainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:

@@ -35,9 +35,9 @@ GENERAL = ("piqa", "arc_easy")
 PACK_TOKENS = 512
 TRAIN = """
 model: {source: "embedded:smollm2-135m"}
-method: {kind: lora, rank: 16}
+method: {kind: lora, rank: 16, neftune_alpha: 5, dropout: 0.1}
 optim: {learning_rate: 7.0e-4, beta2: 0.98}
-train: {num_epochs: 2, global_batch_size: 2, micro_batch_size: 2, max_seq_len: 256, precision: float32,
+train: {num_epochs: 1.75, global_batch_size: 2, micro_batch_size: 2, max_seq_len: 256, precision: float32,
   eval_every_steps: 60, max_eval_samples: 32}
 parallel: {strategy: ddp}
 scaling: {num_workers: 1, cpus_per_worker: 2}

@@ -18,7 +18,7 @@ from ftlib.train.batches import Forward, collate
 from ftlib.train.head import find_loss_head
 from ftlib.train.loop import train
 from ftlib.train.strategy import SingleProcess
-from tests.gpu.cases import chosen_device, write_llama, write_packs
+from tests.gpu.cases import write_llama, write_packs
 from tests.training_cases import loop_settings, records
 
 pytestmark = pytest.mark.gpu
@@ -27,21 +27,6 @@ SIZES = {
     "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.05, "tie_word_embeddings": True,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def device():
-    chosen = chosen_device()
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device: torch.cuda is not available")
-    return chosen
-
-
-@pytest.fixture(scope="module")
-def only_gpu(device):
-    if device.type != "cuda":
-        pytest.skip("runs on a CUDA device alone")
-    return device
 
 
 @pytest.fixture(scope="module")

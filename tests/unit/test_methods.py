@@ -13,6 +13,8 @@ from ftlib.config.train import ModelConfig, TrainConfig
 from ftlib.core.errors import UserError
 from ftlib.data.pack import PackedSplit
 from ftlib.inference.runner import ModelRunner
+from ftlib.inference.slots import Segment
+from ftlib.inference.stepper import Stepper
 from ftlib.models.adapt import AdapterSpec, add_adapter, check_adapter, load_adapter
 from ftlib.models.export import save_adapter
 from ftlib.models.load import load_model, load_tokenizer
@@ -278,6 +280,35 @@ def test_runner_serves_adapters_with_and_without_new_tokens(case, tmp_path):
     for name in ("grown", "plain"):
         runner.unload_adapter(name)
     check(None)
+
+
+@torch.no_grad()
+def test_engine_mixes_adapters_with_and_without_new_tokens_in_one_batch(case, tmp_path):
+    """Each reads and writes its own rows, and nobody another's."""
+    names = {"grown": (NEW_TOKENS, 1), "plain": ((), 3), "longer": (("warehouse order", *NEW_TOKENS), 2)}
+    models = {name: random_adapter(case, tmp_path / name, *spec) for name, spec in names.items()}
+    models[None] = load_model(case[0].model_folder)
+    stepper = Stepper.load(case[0].model_folder, "float32", num_slots=4, capacity=64, max_adapters=1)
+    for name in names:
+        stepper.add(stepper.read(name, tmp_path / name, None))
+    prompts = {None: [5, 6, 7], "grown": [5, 49152, 8], "plain": [5, 6, 9], "longer": [49153, 6, 7]}
+
+    def check(*wanted):
+        order = sorted(wanted, key=stepper.bank.index)
+        segments = [Segment(slot, 0, 3, stepper.bank.index(name)) for slot, name in enumerate(order)]
+        found, _ = stepper.step(segments, [token for name in order for token in prompts[name]], range(len(order)))
+        for row, name in zip(found, order, strict=True):
+            expected = models[name](torch.tensor([prompts[name]])).logits[0, -1]
+            torch.testing.assert_close(row[: len(expected)], expected, rtol=1e-4, atol=1e-4)
+            assert (row[len(expected) :] == -torch.inf).all()
+
+    check(None, "grown", "plain", "longer")
+    assert stepper.tokenizer_of("longer").decode([49152]) == "warehouse order"
+    assert stepper.tokenizer_of("plain") is stepper.tokenizer
+    stepper.remove("longer")
+    check("grown", "plain", None)
+    stepper.remove("grown")
+    check(None, "plain")
 
 
 def train_config(case, **method):
