@@ -1,7 +1,7 @@
 # One machine, two commands: `make quickstart` and `make test`. Both set everything up themselves.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint stop clean install docs bench format
+.PHONY: help quickstart test test-vllm lint stop clean install docs bench format
 
 PY := .venv/bin/python
 TESTS ?= tests/unit tests/ray_local tests/ray_cluster tests/e2e tests/gpu
@@ -11,7 +11,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 DO
 	MLFLOW_DISABLE_TELEMETRY=true RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 install:  ## make .venv with all packages and the embedded model (the others do it themselves)
 	@cluster/setup.sh
@@ -24,6 +24,10 @@ stop: ## stop the quickstart's Ray head and endpoint
 
 test: install  ## all tests (TESTS=tests/unit for some)
 	@$(OFFLINE) $(PY) -m pytest $(TESTS)
+
+test-vllm: install  ## the engine over a real vLLM for CPUs, in an environment of its own (.venv-vllm, 3.4 GB)
+	@cluster/setup-vllm.sh
+	@$(OFFLINE) FTLIB_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(PY) -m pytest tests/vllm
 
 bench: install  ## benchmarks against peers
 	@$(OFFLINE) $(PY) -m pytest -s tests/bench
@@ -43,6 +47,6 @@ docs: install  ## write the table of configuration keys into README.md
 	@$(PY) -m ftlib.config.reference --write README.md
 
 clean: stop  ## remove what was made here: .venv, .ftlib with its results and keys, caches
-	@rm -rf .venv .ftlib runs build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-vllm .ftlib runs build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "cleaned; the embedded model stays in $${FTLIB_HOME:-$$HOME/.cache/ftlib}"

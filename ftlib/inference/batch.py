@@ -194,9 +194,7 @@ class BatchEngine:
         for row, index in enumerate(in_cache):
             request = requests[index]
             if request.temperature > 0:
-                chosen[index] = sample(
-                    logits[row], request.temperature, request.top_p, request.seed or 0, len(tokens[index])
-                )
+                chosen[index] = sample(logits[row], request, len(tokens[index]))
         return chosen
 
 

@@ -1,19 +1,29 @@
-"""The streaming engine against PEFT and transformers' `generate` in float32, and its behaviour at the edges."""
+"""The embedded engine: what every engine must do, and its own: defects, reuse of states, kinds of adapters, sizes."""
 
 import asyncio
 import random
-import time
 
 import pytest
 
 from ftlib.core.errors import UserError
-from ftlib.core.fingerprints import folder_sha256
 from ftlib.inference.embedded import EmbeddedEngine
 from ftlib.inference.protocol import GenerationRequest, QueueFullError
-from ftlib.inference.runner import ModelRunner
+from ftlib.inference.stepper import Stepper
 from tests.inference_cases import generate_alone, save_varied_model
-
-ADAPTERS = {"one": "adapter0", "two.v2": "adapter1"}
+from tests.inference_conformance import (
+    ADAPTERS,
+    MAX_LEN,
+    MAX_ROWS,
+    MAX_WAITING,
+    EngineConformance,
+    Served,
+    load_adapters,
+    load_peers,
+    prompt_of,
+    run,
+    tokens_of,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,173 +31,207 @@ def folder(tokenizer, tmp_path_factory):
     return save_varied_model(tokenizer, tmp_path_factory.mktemp("varied"), num_adapters=2)
 
 
-@pytest.fixture(scope="module")
-def engine(folder):
+def engine_of(folder, num_slots=6, **options):
+    """A started engine in float32; short chunks of prompts, so that they mix with answers."""
     engine = EmbeddedEngine(
-        lambda: ModelRunner.load(folder / "base", "float32"), max_model_len=256, max_rows=3, max_waiting=6
+        lambda: Stepper.load(folder / "base", "float32", capacity=MAX_LEN, num_slots=num_slots, max_adapters=1),
+        **{"max_rows": MAX_ROWS, "max_waiting": MAX_WAITING, "prefill_tokens": 4, **options},
     )
     engine.start()
-    for name, sub in ADAPTERS.items():
-        engine.load_adapter(name, folder / sub, folder_sha256(folder / sub))
-    yield engine
+    return engine
+
+
+@pytest.fixture(scope="module", params=["reuse", "no reuse"])
+def served(request, folder, tokenizer):
+    engine = engine_of(folder, reuse_prefixes=request.param == "reuse")
+    load_adapters(engine, folder)
+    yield Served(engine, folder, load_peers(folder), tokenizer)
     engine.stop()
 
 
-@pytest.fixture(scope="module")
-def peers(folder):
-    """The same models through peft and transformers alone."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+class TestEmbedded(EngineConformance):
+    """With and without reuse of earlier prompts."""
 
-    def load(adapter):
-        base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-        return base if adapter is None else PeftModel.from_pretrained(base, folder / ADAPTERS[adapter])
-
-    return {name: load(name) for name in (None, *ADAPTERS)}
-
-
-def _prompt(seed, length=12):
-    generator = random.Random(seed)
-    return tuple(generator.randrange(100, 40_000) for _ in range(length))
-
-
-async def _collect(engine, request):
-    return [event async for event in engine.submit(request)]
-
-
-def _run(engine, *requests):
-    async def together():
-        return await asyncio.gather(*(_collect(engine, request) for request in requests))
-
-    return asyncio.run(together())
-
-
-def _wait(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "the engine did not get there"
-        time.sleep(0.01)
-
-
-def test_mixed_adapters_equal_peft_and_transformers(engine, peers, tokenizer):
-    """Nine requests on three rows: admission, groups of adapters and leaving rows all take part."""
-    requests = [
-        GenerationRequest(f"{name}-{i}", _prompt(i, 5 + 7 * i), 6 + 4 * i, adapter=name)
-        for i in range(3)
-        for name in peers
-    ]
-    for request, events in zip(requests, _run(engine, *requests)):
-        expected = generate_alone(peers[request.adapter], list(request.prompt), request.max_new_tokens)
-        assert [event.token for event in events] == expected
-        assert "".join(event.text for event in events) == tokenizer.decode(expected, skip_special_tokens=True)
-        assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + ["length"]
-    answers = {tuple(generate_alone(model, list(_prompt(0)), 6)) for model in peers.values()}
-    assert len(answers) == 3, "the adapters must differ for this test to tell them apart"
-
-
-def test_end_token_stops(engine, peers):
-    expected = generate_alone(peers[None], list(_prompt(1)), 8)
-    original, engine.runner.stop_ids = engine.runner.stop_ids, frozenset({expected[4]})
-    try:
-        (events,) = _run(engine, GenerationRequest("stop", _prompt(1), 8))
-    finally:
-        engine.runner.stop_ids = original
-    assert [event.token for event in events] == expected[:5]
-    assert events[-1].finish_reason == "stop" and events[-1].text == ""
-
-
-def test_stop_string_ends_the_answer_before_it(engine, peers, tokenizer):
-    tokens = generate_alone(peers[None], list(_prompt(2)), 10)
-    text = tokenizer.decode(tokens)
-    stop = text[len(text) // 2 : len(text) // 2 + 5]
-    (events,) = _run(engine, GenerationRequest("string", _prompt(2), 10, stop=("never there", stop)))
-    assert "".join(event.text for event in events) == text[: text.find(stop)]
-    assert events[-1].finish_reason == "stop"
-
-
-def test_a_seed_fixes_the_draw_whatever_runs_beside_it(engine):
-    request = GenerationRequest("seeded", _prompt(3), 12, temperature=1.5, top_p=0.9, seed=5)
-    others = [GenerationRequest(f"other{i}", _prompt(20 + i), 9, temperature=1.0) for i in range(2)]
-    (alone,), (beside, *_) = _run(engine, request), _run(engine, request, *others)
-    (other_seed,) = _run(engine, GenerationRequest("seeded", _prompt(3), 12, temperature=1.5, top_p=0.9, seed=6))
-    assert [event.token for event in alone] == [event.token for event in beside]
-    assert [event.token for event in alone] != [event.token for event in other_seed]
-
-
-def test_leaving_the_stream_frees_the_row(engine):
-    async def leave():
-        events = engine.submit(GenerationRequest("left", _prompt(4), 200))
-        async for _ in events:
-            break
-        await events.aclose()
-
-    before = engine.stats().num_finished.get("cancelled", 0)
-    asyncio.run(leave())
-    _wait(lambda: engine.stats().num_finished.get("cancelled", 0) == before + 1)
-    assert engine.stats().num_running == 0
-
-
-def test_queue_limit_refuses_at_once(engine):
-    async def flood():
-        held = [engine.submit(GenerationRequest(f"held{i}", _prompt(i), 200)) for i in range(9)]
-        waiting = [asyncio.ensure_future(anext(events)) for events in held]
-        await asyncio.sleep(0)
+    def test_end_token_stops(self, served):
+        engine = served.engine
+        expected = generate_alone(served.peers[None], list(prompt_of(1)), 8)
+        original, engine.stepper.stop_ids = engine.stepper.stop_ids, frozenset({expected[4]})
         try:
-            with pytest.raises(QueueFullError):
-                await anext(engine.submit(GenerationRequest("one too many", _prompt(9), 5)))
+            (events,) = run(engine, GenerationRequest("stop", prompt_of(1), 8))
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            for events in held:
-                await events.aclose()
+            engine.stepper.stop_ids = original
+        assert tokens_of(events) == expected[:5]
+        assert events[-1].finish_reason == "stop" and events[-1].text == ""
 
-    asyncio.run(flood())
-    _wait(lambda: engine.stats().num_running + engine.stats().num_waiting == 0)
-
-
-def test_bad_requests_are_refused(engine):
-    with pytest.raises(KeyError):
-        _run(engine, GenerationRequest("a", _prompt(0), 5, adapter="nobody"))
-    with pytest.raises(ValueError, match="at most 256"):
-        _run(engine, GenerationRequest("b", _prompt(0, 250), 7))
-    with pytest.raises(ValueError, match="0 prompt tokens"):
-        _run(engine, GenerationRequest("c", (), 5))
+    def test_a_defect_ends_its_requests_and_no_others(self, served, monkeypatch):
+        engine = served.engine
+        monkeypatch.setattr(engine.stepper, "step", lambda *arguments: 1 / 0)
+        (events,) = run(engine, GenerationRequest("broken", prompt_of(0), 5))
+        assert (events[-1].finish_reason, events[-1].message) == ("error", "ZeroDivisionError")
+        monkeypatch.undo()
+        (events,) = run(engine, GenerationRequest("whole", prompt_of(0), 5, ignore_eos=True))
+        assert events[-1].finish_reason == "length"
+        assert engine.health().ok
 
 
-def test_adapters_are_checked_by_content_and_name(engine, folder):
-    with pytest.raises(UserError, match="not those expected"):
-        engine.load_adapter("three", folder / "adapter0", "0" * 64)
-    with pytest.raises(UserError, match="loaded already"):
-        engine.load_adapter("one", folder / "adapter1")
-    with pytest.raises(UserError, match="no adapter_model"):
-        engine.load_adapter("three", folder / "base")
+def test_shared_prompts_are_computed_once_and_only_among_their_own(folder):
+    """Same prefix, adapter and salt: reused, from running and from ended requests; else not. Answers stay the same."""
+    engine = engine_of(folder)
+    load_adapters(engine, folder)
+    peers = load_peers(folder)
+    shared = prompt_of(50, 60)
+
+    def ask(name, tail, **options):
+        prompt = (*shared, *prompt_of(tail, 5))
+        (events,) = run(engine, GenerationRequest(name, prompt, 6, ignore_eos=True, **options))
+        expected = generate_alone(peers[options.get("adapter")], list(prompt), 6)
+        assert tokens_of(events) == expected
+        return events[0].num_cached_tokens
+
+    try:
+        assert ask("first", 1) == 0
+        assert ask("second", 2) == 60
+        assert ask("other adapter", 3, adapter="one") == 0
+        assert ask("again", 4, adapter="one") == 60
+        assert ask("other tenant", 5, salt="x") == 0
+        requests = [GenerationRequest(f"r{i}", (*shared, *prompt_of(i, 9)), 9, ignore_eos=True) for i in range(6)]
+        for request, events in zip(requests, run(engine, *requests), strict=True):
+            assert tokens_of(events) == generate_alone(peers[None], list(request.prompt), 9)
+            assert events[0].num_cached_tokens >= 60
+        for number in range(20):  # more prompts than slots: the oldest make room
+            run(engine, GenerationRequest(f"fill{number}", prompt_of(100 + number, 30), 2))
+        assert ask("after", 7) == 0
+        # A name loaded anew with other content must not see the old one's states.
+        engine.unload_adapter("one")
+        engine.load_adapter("one", folder / ADAPTERS["two.v2"])
+        peers["one"] = peers["two.v2"]
+        assert ask("reloaded", 8, adapter="one") == 0
+    finally:
+        engine.stop()
 
 
-def test_unloading_and_loading_again(engine, folder, peers):
-    engine.load_adapter("passing", folder / "adapter1")
-    engine.unload_adapter("passing")
-    with pytest.raises(KeyError):
-        _run(engine, GenerationRequest("gone", _prompt(0), 5, adapter="passing"))
-    (events,) = _run(engine, GenerationRequest("stays", _prompt(0), 5, adapter="one"))
-    assert [event.token for event in events] == generate_alone(peers["one"], list(_prompt(0)), 5)
+def test_random_traffic_equals_each_request_alone(folder):
+    """Lengths, adapters, shared beginnings and cancellations at random; each answer is that of `generate`."""
+    engine = engine_of(folder, num_slots=5, prefill_tokens=16)
+    load_adapters(engine, folder)
+    peers, generator = load_peers(folder), random.Random(3)
+    try:
+        for turn in range(6):
+            requests = []
+            for number in range(MAX_ROWS + MAX_WAITING):
+                length = generator.choice([1, 3, 17, 40, 90])
+                prompt = (*prompt_of(generator.randrange(2), length // 2), *prompt_of(99 * turn + number, length))
+                adapter = generator.choice(list(peers))
+                limit = generator.choice([1, 2, 9, 20])
+                requests.append(GenerationRequest(f"{turn}-{number}", prompt, limit, adapter=adapter, ignore_eos=True))
+            for request, events in zip(requests, run(engine, *requests), strict=True):
+                expected = generate_alone(peers[request.adapter], list(request.prompt), request.max_new_tokens)
+                assert tokens_of(events) == expected, request
+    finally:
+        engine.stop()
 
 
-def test_a_defect_ends_its_requests_and_no_others(engine, monkeypatch):
-    monkeypatch.setattr(engine, "_prefill", lambda active: 1 / 0)
-    (events,) = _run(engine, GenerationRequest("broken", _prompt(0), 5))
-    assert (events[-1].finish_reason, events[-1].message) == ("error", "ZeroDivisionError")
-    monkeypatch.undo()
-    (events,) = _run(engine, GenerationRequest("whole", _prompt(0), 5))
-    assert events[-1].finish_reason == "length"
-    assert engine.health().ok
+def test_nobody_waits_for_a_loop_that_is_gone(folder, monkeypatch):
+    engine = engine_of(folder)
+    monkeypatch.setattr(engine._scheduler, "admit", lambda *arguments: 1 / 0)
+    (events,) = run(engine, GenerationRequest("lost", prompt_of(0), 5))
+    assert events[-1].finish_reason == "cancelled"
+    wait_until(lambda: not engine.health().ok)
+    with pytest.raises(QueueFullError, match="stopping"):
+        run(engine, GenerationRequest("late", prompt_of(0), 5))
+    with pytest.raises(UserError, match="not running"):
+        engine.unload_adapter("x")
+
+
+def test_a_draining_engine_ends_what_it_has_and_takes_no_more(folder):
+    engine = engine_of(folder)
+
+    async def whole():
+        events = engine.submit(GenerationRequest("begun", prompt_of(0), 30, ignore_eos=True))
+        first = await anext(events)
+        engine.drain()
+        with pytest.raises(QueueFullError):
+            await anext(engine.submit(GenerationRequest("late", prompt_of(1), 5)))
+        return [first, *[event async for event in events]]
+
+    try:
+        assert len(asyncio.run(whole())) == 30
+    finally:
+        engine.stop()
 
 
 def test_health_of_an_engine_that_does_not_run(folder):
-    engine = EmbeddedEngine(lambda: ModelRunner.load(folder / "base", "float32"))
+    engine = EmbeddedEngine(lambda: Stepper.load(folder / "base", "float32", num_slots=16))
     assert not engine.health().ok
     engine.start()
     assert engine.health().ok
     engine.stop()
     assert not engine.health().ok
+
+
+def _adapter(folder, tokenizer, target, **options):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from tests.inference_cases import varied_model
+
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False,
+                           "task_type": "CAUSAL_LM", **options})  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = get_peft_model(varied_model(tokenizer), config)
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:  # as if trained
+                parameter.data *= 1 + 0.3 * torch.rand_like(parameter)
+    model.save_pretrained(target)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_rslora": True, "r": 8},
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2, "layers.1.mlp.down_proj": 7}, "alpha_pattern": {"v_proj": 32}},
+        {"target_modules": ["q_proj", "down_proj"]},
+    ],
+    ids=["rslora", "dora", "patterns", "few modules"],
+)
+def test_kinds_of_adapters_equal_peft(folder, tokenizer, tmp_path, options):
+    model = _adapter(folder, tokenizer, tmp_path, **options)
+    engine = engine_of(folder)
+    load_adapters(engine, folder)
+    engine.load_adapter("kind", tmp_path)
+    try:
+        requests = [
+            GenerationRequest(f"{name}{i}", prompt_of(i, 9), 8, adapter=name, ignore_eos=True)
+            for i in range(2)
+            for name in ("kind", "one", None)
+        ]
+        answers = dict(zip(requests, run(engine, *requests), strict=True))
+        for request, events in answers.items():
+            if request.adapter == "kind":
+                assert tokens_of(events) == generate_alone(model, list(request.prompt), 8)
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"bias": "all"}, "biases"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens"),
+    ],
+)
+def test_adapters_that_cannot_be_held_are_refused_by_reason(folder, tokenizer, tmp_path, options, match):
+    _adapter(folder, tokenizer, tmp_path, **options)
+    engine = engine_of(folder)
+    try:
+        with pytest.raises(UserError, match=match):
+            engine.load_adapter("kind", tmp_path)
+        (events,) = run(engine, GenerationRequest("after", prompt_of(0), 5, ignore_eos=True))
+        assert events[-1].finish_reason == "length"
+    finally:
+        engine.stop()
