@@ -34,12 +34,17 @@ class KeyRing:
         pepper = secrets.token_hex(32)
         return cls(pepper, tuple(_digest(pepper, key) for key in keys))
 
-    def check(self, authorization: str | None) -> None:
-        """Raise ApiError 401 unless the header bears one of the keys. Time does not depend on which."""
+    def check(self, authorization: str | None) -> str:
+        """The tenant behind the header; raises ApiError 401 unless it bears one of the keys.
+
+        Time does not depend on which. A tenant is named by a digest of the key without the pepper, so that its files
+        outlive a deployment; empty where no key is asked for.
+        """
         if not self.digests:
-            return
+            return ""
         scheme, _, key = (authorization or "").partition(" ")
-        presented = _digest(self.pepper, key.strip())
+        key = key.strip()
+        presented = _digest(self.pepper, key)
         matches = [hmac.compare_digest(presented, known) for known in self.digests]
         if scheme.lower() != "bearer" or not any(matches):
             raise ApiError(
@@ -48,10 +53,11 @@ class KeyRing:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return _digest("ftlib tenant", key)[:32]
 
 
 def _digest(pepper: str, key: str) -> str:
-    return hmac.new(pepper.encode(), key.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(pepper.encode(), key.encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
 def read_keys() -> list[str]:

@@ -21,7 +21,8 @@ from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import state_home
 from ftlib.registry.manifest import build_manifest, work_key, write_manifest
-from serve_apps.app import AdapterArgs, AppArgs, build_app
+from serve_apps.app import build_app
+from serve_apps.args import AdapterArgs, AppArgs, VllmArgs
 from serve_apps.auth import KeyRing, is_loopback, read_keys
 
 logger = get_logger(f"ftlib.{__name__}")
@@ -124,12 +125,21 @@ def app_args(config: DeployConfig, base_name: str, adapters: list[AdapterArgs], 
         base_name=base_name,
         adapters=adapters,
         precision=config.model.precision,
+        vllm=VllmArgs(**config.engine.vllm.model_dump()) if config.engine.vllm is not None else None,
         max_model_len=config.model.max_model_len,
         max_ongoing_requests=replicas.max_ongoing_requests,
         max_queued_requests=replicas.max_queued_requests,
         key_pepper=keys.pepper,
         key_digests=list(keys.digests),
+        state_dir=str(config.state_dir or state_home() / "deployments" / config.app_name / "state"),
+        load_adapters=config.load_adapters,
         num_replicas=replicas.num_replicas,
+        max_replicas=replicas.max_replicas,
+        target_load=replicas.target_load,
+        upscale_delay_s=replicas.upscale_delay_s,
+        downscale_delay_s=replicas.downscale_delay_s,
+        num_gateways=config.gateway.num_replicas,
+        gateway_cpus=config.gateway.num_cpus,
         num_cpus=replicas.num_cpus,
         num_gpus=replicas.num_gpus,
         surge=surge,

@@ -1,28 +1,30 @@
-"""The endpoint's behaviour without HTTP or Ray: from a checked request to a generation, and from its events to answers
-in OpenAI's shapes, whole or as server-sent events. Works over any `ftlib.inference.protocol.Engine`.
+"""The endpoint's behaviour without HTTP or Ray: from a checked request to a generation, or to embeddings. Works
+over any `ftlib.inference.protocol.Engine`.
 
 Leaving a generation early (the client is gone, the handler was cancelled) cancels it in the engine.
 """
 
+import array
 import asyncio
-import json
+import base64
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ftlib.core.errors import UserError
-from ftlib.core.logging import get_logger
 from ftlib.inference.protocol import Engine, GenerationRequest, QueueFullError, TokenEvent
 from ftlib.models.chat import render_prompt
+from serve_apps.answers import Generation, merged
 from serve_apps.errors import ApiError
+from serve_apps.logprobs import Vocabulary
 from serve_apps.metrics import EndpointMetrics
-from serve_apps.schema import ChatRequest, CompletionRequest, SamplingParameters
-
-logger = get_logger(f"ftlib.{__name__}")
+from serve_apps.remote import RemoteEngine
+from serve_apps.sampling import engine_requests, grammar_name, refuse_beyond
+from serve_apps.schema import ChatRequest, CompletionRequest, EmbeddingRequest, SamplingParameters, each_prompt
 
 _RETRY_AFTER_S = 2
 
@@ -38,30 +40,8 @@ class ServedName:
     parent: str | None = None
 
 
-@dataclass
-class Generation:
-    """A request in the engine, its first event waited for."""
-
-    id: str
-    served: ServedName
-    events: AsyncGenerator[TokenEvent, None]
-    first: TokenEvent
-    num_prompt_tokens: int
-    created: int
-    num_generated: int = field(default=0)
-
-    def usage(self) -> dict[str, int]:
-        """OpenAI's usage object; the end token counts."""
-        total = self.num_prompt_tokens + self.num_generated
-        return {
-            "prompt_tokens": self.num_prompt_tokens,
-            "completion_tokens": self.num_generated,
-            "total_tokens": total,
-        }
-
-
 class Endpoint:
-    """Models by public name over one engine."""
+    """Models by public name over one engine. A tenant is whoever shares an API key (`KeyRing.tenant`)."""
 
     def __init__(self, engine: Engine, served: list[ServedName], metrics: EndpointMetrics) -> None:
         self.engine, self.metrics = engine, metrics
@@ -69,10 +49,38 @@ class Endpoint:
         self._created = int(time.time())
         # The tokenizers' Rust side refuses to be changed while in use; chat templates may do so.
         self._tokenizing = threading.Lock()
+        self._vocabularies: dict[str, Vocabulary] = {}
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None, None]:
+        """While requests are taken; an engine behind a handle needs to be asked first."""
+        if isinstance(self.engine, RemoteEngine):
+            async with self.engine.opened():
+                yield
+        else:
+            yield
+
+    async def refresh(self, with_text: bool = False) -> None:
+        """Ask the engine how it is, where that takes asking."""
+        if isinstance(self.engine, RemoteEngine):
+            await self.engine.refresh(with_text)
+
+    def add(self, model: ServedName) -> None:
+        """Serve another name."""
+        self._served[model.name] = model
+
+    def remove(self, name: str) -> None:
+        """No longer serve a name; what is under way on it ends as the engine has it."""
+        self._served.pop(name, None)
+        self._vocabularies.pop(name, None)
+
+    def names(self) -> set[str]:
+        """The public names."""
+        return set(self._served)
 
     def models(self) -> list[dict[str, Any]]:
         """The entries of `/v1/models`."""
-        return [self.model(name) for name in self._served]
+        return [self.model(name) for name in list(self._served)]
 
     def model(self, name: str) -> dict[str, Any]:
         """One entry; raises ApiError 404."""
@@ -87,30 +95,52 @@ class Endpoint:
             "max_model_len": self.engine.capabilities().max_model_len,
         }
 
-    async def start_chat(self, request: ChatRequest) -> Generation:
+    async def start_chat(self, request: ChatRequest, tenant: str = "") -> Generation:
         """Begin to answer a conversation; raises ApiError."""
+        self._check_room()
         served = self._find(request.model)
         if served.tokenizer.chat_template is None:
             raise ApiError(400, f"model {served.name} has no chat template; use /v1/completions", param="model")
         messages = [{"role": message.role, "content": message.text} for message in request.messages]
         prompt = await asyncio.to_thread(self._render, served, messages)
-        return await self._start(served, request, prompt, request.limit, "chatcmpl")
+        return await self._start(served, request, [prompt], request.limit, tenant)
 
-    async def start_completion(self, request: CompletionRequest) -> Generation:
-        """Begin to continue a text; raises ApiError."""
+    async def start_completion(self, request: CompletionRequest, tenant: str = "") -> Generation:
+        """Begin to continue texts; raises ApiError."""
+        self._check_room()
         served = self._find(request.model)
-        if isinstance(request.prompt, str):
-            prompt = await asyncio.to_thread(self._encode, served, request.prompt)
-        else:
-            prompt = list(request.prompt)
-            if max(prompt) >= len(served.tokenizer):
-                raise ApiError(400, f"prompt: token ids must be below {len(served.tokenizer)}", param="prompt")
-        return await self._start(served, request, prompt, request.max_tokens, "cmpl")
+        prompts = await asyncio.to_thread(self._encode, served, each_prompt(request.prompt), "prompt")
+        return await self._start(served, request, prompts, request.max_tokens, tenant)
+
+    async def embed(self, request: EmbeddingRequest) -> dict[str, Any]:
+        """The response of `/v1/embeddings`; raises ApiError."""
+        served = self._find(request.model)
+        if not self.engine.capabilities().embeddings:
+            raise ApiError(400, f"model: the engine of {served.name} makes no embeddings", param="model")
+        prompts = await asyncio.to_thread(self._encode, served, each_prompt(request.input), "input")
+        for prompt in prompts:
+            self._check_length(prompt, 0, "input")
+        try:
+            vectors = await self.engine.embed([tuple(prompt) for prompt in prompts], served.adapter)
+        except QueueFullError:
+            raise _queue_full() from None
+        data = [
+            {"object": "embedding", "index": index, "embedding": _in_format(vector, request.encoding_format)}
+            for index, vector in enumerate(vectors)
+        ]
+        num_tokens = sum(map(len, prompts))
+        usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+        return {"object": "list", "data": data, "model": served.name, "usage": usage}
 
     def _find(self, name: str) -> ServedName:
         if name not in self._served:
             raise ApiError(404, f"the model {name!r} does not exist", param="model", code="model_not_found")
         return self._served[name]
+
+    def _check_room(self) -> None:
+        """A refusal costs next to nothing, so that many of them do not slow those who are answered."""
+        if isinstance(self.engine, RemoteEngine) and self.engine.is_full:
+            raise _queue_full()
 
     def _render(self, served: ServedName, messages: list[dict[str, str]]) -> list[int]:
         with self._tokenizing:
@@ -121,53 +151,100 @@ class Endpoint:
                     400, "messages: the model's chat template refuses this order of roles", param="messages"
                 ) from error
 
-    def _encode(self, served: ServedName, text: str) -> list[int]:
+    def _encode(self, served: ServedName, prompts: list[str | list[int]], param: str) -> list[list[int]]:
+        size = len(served.tokenizer)
+        if any(max(prompt) >= size for prompt in prompts if not isinstance(prompt, str)):
+            raise ApiError(400, f"{param}: token ids must be below {size}", param=param, code="invalid_value")
         with self._tokenizing:
-            return list(served.tokenizer(text)["input_ids"])
+            return [
+                list(served.tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt for prompt in prompts
+            ]
 
-    async def _start(
-        self, served: ServedName, request: SamplingParameters, prompt: list[int], limit: int | None, prefix: str
-    ) -> Generation:
+    def _check_length(self, prompt: list[int], wanted: int, param: str) -> None:
         longest = self.engine.capabilities().max_model_len
-        wanted = limit if limit is not None else max(1, longest - len(prompt))
-        if len(prompt) + wanted > longest or not prompt:
+        if not prompt:
+            raise ApiError(400, "the prompt is empty", param=param, code="invalid_value")
+        if len(prompt) + wanted > longest:
             raise ApiError(
                 400,
-                f"the context is {longest} tokens; the prompt has {len(prompt)} and {wanted} were asked for"
-                if prompt
-                else "the prompt is empty",
-                param="messages" if prefix == "chatcmpl" else "prompt",
-                code="context_length_exceeded" if prompt else "invalid_value",
+                f"the context is {longest} tokens; the prompt has {len(prompt)} and {wanted} were asked for",
+                param=param,
+                code="context_length_exceeded",
             )
-        generation_id = f"{prefix}-{uuid.uuid4().hex}"
-        events = self._timed(
-            served,
-            GenerationRequest(
-                request_id=generation_id,
-                prompt=tuple(prompt),
-                max_new_tokens=wanted,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                seed=request.seed,
-                stop=tuple(request.stop),
-                adapter=served.adapter,
-            ),
-        )
+
+    async def _vocabulary(self, served: ServedName) -> Vocabulary:
+        if served.name not in self._vocabularies:
+
+            def read() -> Vocabulary:
+                with self._tokenizing:
+                    return Vocabulary(served.tokenizer)
+
+            self._vocabularies[served.name] = await asyncio.to_thread(read)
+        return self._vocabularies[served.name]
+
+    async def _start(
+        self,
+        served: ServedName,
+        request: SamplingParameters,
+        prompts: list[list[int]],
+        limit: int | None,
+        tenant: str,
+    ) -> Generation:
+        capabilities, chat = self.engine.capabilities(), isinstance(request, ChatRequest)
+        generation_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        requests: list[GenerationRequest] = []
+        for index, prompt in enumerate(prompts):
+            wanted = limit if limit is not None else max(1, capabilities.max_model_len - len(prompt))
+            self._check_length(prompt, wanted, "messages" if chat else "prompt")
+            requests += engine_requests(
+                request, f"{generation_id}-{index}", prompt, limit=wanted, adapter=served.adapter, tenant=tenant
+            )
+        refuse_beyond(request, requests[0], capabilities, len(served.tokenizer))
+        vocabulary = await self._vocabulary(served) if request.num_logprobs is not None else None
+        events = merged([self._translated(served, request, item) for item in requests])
         try:
             # Refusals come before the first event: a client must get them as a status, not inside a stream.
             first = await anext(events)
-        except QueueFullError:
-            raise ApiError(
-                429,
-                "too many requests are waiting; try again shortly",
-                kind="rate_limit_error",
-                code="queue_full",
-                headers={"Retry-After": str(_RETRY_AFTER_S)},
-            ) from None
         except BaseException:
             await events.aclose()
             raise
-        return Generation(generation_id, served, events, first, len(prompt), int(time.time()))
+        return Generation(
+            id=generation_id,
+            model=served.name,
+            chat=chat,
+            events=events,
+            first=first,
+            num_choices=len(requests),
+            num_answers_each=request.n,
+            num_prompt_tokens=sum(map(len, prompts)),
+            created=int(time.time()),
+            vocabulary=vocabulary,
+        )
+
+    async def _translated(
+        self, served: ServedName, request: SamplingParameters, engine_request: GenerationRequest
+    ) -> AsyncGenerator[TokenEvent, None]:
+        """The engine's events; its refusals as ApiError, without its words, which may quote the prompt."""
+        started = False
+        try:
+            async with aclosing(self._timed(served, engine_request)) as events:
+                async for event in events:
+                    started = True
+                    yield event
+        except QueueFullError:
+            raise _queue_full() from None
+        except KeyError:
+            if started or engine_request.adapter is None:
+                raise
+            # Unloaded since the name was looked up.
+            message = f"the model {served.name!r} is not loaded"
+            raise ApiError(404, message, param="model", code="model_not_found") from None
+        except ValueError:
+            if started or engine_request.grammar is None:
+                raise
+            param = grammar_name(request)
+            message = f"{param}: the engine cannot hold answers to this {engine_request.grammar.kind}"
+            raise ApiError(400, message, param=param, code="invalid_value") from None
 
     async def _timed(self, served: ServedName, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """The engine's events, measured."""
@@ -194,67 +271,17 @@ class Endpoint:
                 self.metrics.finished(served.name, reason, seconds, len(request.prompt), num_tokens)
 
 
-async def texts(generation: Generation) -> AsyncGenerator[tuple[str, str | None], None]:
-    """The generation's pieces of text, each with the finish reason or None; raises ApiError if it fails on the way."""
-    async with aclosing(generation.events) as events:
-        event = generation.first
-        while True:
-            generation.num_generated += event.token is not None
-            if event.finish_reason in ("error", "cancelled"):
-                raise ApiError(
-                    500 if event.finish_reason == "error" else 503,
-                    f"the generation ended early ({event.message or 'the engine is stopping'})",
-                    kind="server_error",
-                )
-            yield event.text, event.finish_reason
-            if event.finish_reason is not None:
-                return
-            event = await anext(events)
+def _queue_full() -> ApiError:
+    return ApiError(
+        429,
+        "too many requests are waiting; try again shortly",
+        kind="rate_limit_error",
+        code="queue_full",
+        headers={"Retry-After": str(_RETRY_AFTER_S)},
+    )
 
 
-async def whole_answer(generation: Generation, chat: bool) -> dict[str, Any]:
-    """The response of a request that does not stream."""
-    async with aclosing(texts(generation)) as pieces:
-        received = [piece async for piece in pieces]
-    answer = "".join(text for text, _ in received)
-    choice: dict[str, Any] = {"index": 0, "finish_reason": received[-1][1], "logprobs": None}
-    choice |= {"message": {"role": "assistant", "content": answer}} if chat else {"text": answer}
-    head = _head(generation, "chat.completion" if chat else "text_completion")
-    return {**head, "choices": [choice], "usage": generation.usage()}
-
-
-async def sse(generation: Generation, chat: bool, include_usage: bool) -> AsyncGenerator[str, None]:
-    """Server-sent events of a stream, `[DONE]` last. A failure on the way is an event with `error`, then `[DONE]`."""
-    head = _head(generation, "chat.completion.chunk" if chat else "text_completion")
-
-    def chunk(text: str | None, reason: str | None, role: str | None = None) -> str:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        if chat:
-            delta = {"role": role} if role else {}
-            choice["delta"] = delta | ({"content": text} if text is not None else {})
-        else:
-            choice["text"] = text or ""
-        return _event({**head, "choices": [choice], **({"usage": None} if include_usage else {})})
-
-    if chat:
-        yield chunk("", None, "assistant")
-    try:
-        async with aclosing(texts(generation)) as pieces:
-            async for text, reason in pieces:
-                if text:
-                    yield chunk(text, None)
-                if reason is not None:
-                    yield chunk(None, reason)
-        if include_usage:
-            yield _event({**head, "choices": [], "usage": generation.usage()})
-    except ApiError as error:
-        yield _event(error.body())
-    yield "data: [DONE]\n\n"
-
-
-def _head(generation: Generation, kind: str) -> dict[str, Any]:
-    return {"id": generation.id, "object": kind, "created": generation.created, "model": generation.served.name}
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def _in_format(vector: list[float], encoding_format: str) -> list[float] | str:
+    if encoding_format == "float":
+        return vector
+    return base64.b64encode(array.array("f", vector).tobytes()).decode()  # float32, little-endian on all our machines

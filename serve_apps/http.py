@@ -1,59 +1,93 @@
-"""The HTTP routes: FastAPI around an Endpoint. Keys guard `/v1`; `/health`, `/ready` and `/metrics` are open."""
+"""The HTTP routes: FastAPI around an Endpoint. Keys guard `/v1`; probes, `/metrics` and `/openapi.json` are open."""
 
+import asyncio
 import contextlib
-import json
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from ray.exceptions import TaskCancelledError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ftlib.core.logging import get_logger
+from serve_apps.adapters import AdapterDesk, add_adapter_routes
+from serve_apps.answers import Generation, sse, whole_answer
 from serve_apps.auth import KeyRing
-from serve_apps.endpoint import Endpoint, Generation, sse, whole_answer
+from serve_apps.batch_worker import BatchWorker
+from serve_apps.body import MAX_BODY_BYTES, json_body
+from serve_apps.endpoint import Endpoint
 from serve_apps.errors import ApiError
-from serve_apps.schema import ChatRequest, CompletionRequest, parse
+from serve_apps.openapi import add_document, describe
+from serve_apps.schema import ChatRequest, CompletionRequest, EmbeddingRequest, parse
+from serve_apps.state_http import add_state_routes
 
 logger = get_logger(f"ftlib.{__name__}")
 
-MAX_BODY_BYTES = 8 << 20
+__all__ = ["MAX_BODY_BYTES", "build_http"]
 
 
-def build_http(endpoint: Endpoint, keys: KeyRing) -> FastAPI:
-    """The ASGI application of one replica."""
-    app = FastAPI(title="ftlib", docs_url=None, redoc_url=None, openapi_url=None)
+def build_http(
+    endpoint: Endpoint, keys: KeyRing, worker: BatchWorker | None = None, desk: AdapterDesk | None = None
+) -> FastAPI:
+    """The ASGI application of one gateway.
+
+    With a worker it has files and batches, and works on them while it runs; with a desk adapters come and go.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        async with endpoint.opened():
+            working = [asyncio.create_task(item.run()) for item in (worker, desk) if item is not None]
+            yield
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+
+    app = FastAPI(title="ftlib", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(ClientGone)
     _add_error_handlers(app, endpoint)
     _add_probes(app, endpoint)
+    _add_model_routes(app, endpoint, keys)
+    if worker is not None:
+        add_state_routes(app, worker.store, keys)
+    if desk is not None:
+        add_adapter_routes(app, desk, keys)
+    add_document(app)
+    return app
 
-    @app.get("/v1/models")
+
+def _add_model_routes(app: FastAPI, endpoint: Endpoint, keys: KeyRing) -> None:
+    @app.get("/v1/models", **describe("List of models"))
     async def list_models(request: Request) -> dict[str, Any]:
         keys.check(request.headers.get("authorization"))
         return {"object": "list", "data": endpoint.models()}
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name}", **describe("Model", fails=(404,)))
     async def get_model(name: str, request: Request) -> dict[str, Any]:
         keys.check(request.headers.get("authorization"))
         return endpoint.model(name)
 
-    @app.post("/v1/chat/completions")
+    fails = (400, 404, 413, 429, 500, 503)
+
+    @app.post("/v1/chat/completions", **describe("Chat completion", ChatRequest, fails, streams=True))
     async def chat_completions(request: Request) -> Response:
-        keys.check(request.headers.get("authorization"))
-        parsed = parse(ChatRequest, await _json_body(request))
-        generation = await endpoint.start_chat(parsed)
-        return await _respond(generation, True, parsed.stream, parsed.include_usage)
+        tenant = keys.check(request.headers.get("authorization"))
+        parsed = parse(ChatRequest, await json_body(request))
+        return await _respond(await endpoint.start_chat(parsed, tenant), parsed.stream, parsed.include_usage)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", **describe("Completion", CompletionRequest, fails, streams=True))
     async def completions(request: Request) -> Response:
-        keys.check(request.headers.get("authorization"))
-        parsed = parse(CompletionRequest, await _json_body(request))
-        generation = await endpoint.start_completion(parsed)
-        return await _respond(generation, False, parsed.stream, parsed.include_usage)
+        tenant = keys.check(request.headers.get("authorization"))
+        parsed = parse(CompletionRequest, await json_body(request))
+        return await _respond(await endpoint.start_completion(parsed, tenant), parsed.stream, parsed.include_usage)
 
-    return app
+    @app.post("/v1/embeddings", **describe("Embeddings", EmbeddingRequest, fails))
+    async def embeddings(request: Request) -> Response:
+        keys.check(request.headers.get("authorization"))
+        return JSONResponse(await endpoint.embed(parse(EmbeddingRequest, await json_body(request))))
 
 
 class ClientGone:
@@ -68,49 +102,47 @@ class ClientGone:
             await self._app(scope, receive, send)
 
 
-async def _respond(generation: Generation, chat: bool, stream: bool, include_usage: bool) -> Response:
-    if not stream:
-        return JSONResponse(await whole_answer(generation, chat))
+class EventStream(StreamingResponse):
+    """A stream whose source is closed when the response ends, however it ends: at once, not when memory is tidied."""
 
-    async def body() -> Any:
-        # Closed with the response: a client that leaves ends the generation.
-        async with aclosing(generation.events), aclosing(sse(generation, chat, include_usage)) as lines:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send, then close."""
+        async with aclosing(self.body_iterator):  # type: ignore[type-var]
+            await super().__call__(scope, receive, send)
+
+
+async def _respond(generation: Generation, stream: bool, include_usage: bool) -> Response:
+    if not stream:
+        return JSONResponse(await whole_answer(generation))
+
+    async def body() -> AsyncGenerator[str, None]:
+        async with aclosing(generation.events), aclosing(sse(generation, include_usage)) as lines:
             async for line in lines:
                 yield line
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
-
-
-async def _json_body(request: Request) -> Any:
-    """The request's JSON; at most MAX_BODY_BYTES of it are read."""
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > MAX_BODY_BYTES:
-            raise ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes", code="request_too_large")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "the request body is not valid JSON", code="invalid_json") from None
+    return EventStream(body(), media_type="text/event-stream", headers=headers)
 
 
 def _add_probes(app: FastAPI, endpoint: Endpoint) -> None:
-    @app.get("/health")
+    @app.get("/health", **describe("Health", fails=(503,), key=False))
     async def health() -> Response:
+        await endpoint.refresh()
         state = endpoint.engine.health()
         body = {"status": "ok" if state.ok else "unhealthy", "idle_s": round(state.idle_s, 3), "message": state.message}
         return JSONResponse(body, 200 if state.ok else 503)
 
-    @app.get("/ready")
+    @app.get("/ready", **describe("Readiness", fails=(503,), key=False))
     async def ready() -> Response:
         # A replica takes requests only after its constructor has loaded the model and every adapter.
+        await endpoint.refresh()
         state = endpoint.engine.health()
         body = {"status": "ready" if state.ok else "not ready", "models": [model["id"] for model in endpoint.models()]}
         return JSONResponse(body, 200 if state.ok else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
     async def metrics() -> Response:
+        await endpoint.refresh(with_text=True)
         return Response(endpoint.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -11,9 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from ftlib.core.errors import UserError
+from ftlib.core.fingerprints import folder_sha256
 from ftlib.data.prepared import open_prepared
+from ftlib.models.adapt import fetch_adapter
+from tests.inference_cases import save_varied_model
 from tests.ray_local.test_prepare import contents, messy, run, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +70,7 @@ def s3(tmp_path, monkeypatch):
         server = subprocess.Popen([*command, "--addr", f"127.0.0.1:{port}", root], stdout=log, stderr=log)
     try:
         wait_until_it_answers(port, server)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # else a test reaches the server of the one before
         yield root / "bucket"
     finally:
         server.terminate()
@@ -134,3 +140,18 @@ def test_what_the_store_refuses_is_a_users_mistake(s3, tmp_path, source, output,
     assert code == 2 and "Traceback" not in log
     assert not (tmp_path / "out").exists()
     assert expected in result["message"]
+
+
+def test_adapters_are_fetched_by_content(s3, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path / "home"))
+    source = save_varied_model(tokenizer, tmp_path / "model", num_adapters=1) / "adapter0"
+    shutil.copytree(source, s3 / "run" / "adapter")
+    expected = folder_sha256(source)
+    first = fetch_adapter("s3://bucket/run")
+    assert folder_sha256(first) == expected
+    with pytest.raises(UserError, match="not those expected"):
+        fetch_adapter("s3://bucket/run", "0" * 64)
+    (s3 / "run" / "adapter" / "adapter_model.safetensors").write_bytes(b"changed")
+    assert fetch_adapter("s3://bucket/run", expected) == first  # kept by content
+    with pytest.raises(UserError, match="neither an adapter nor"):
+        fetch_adapter("s3://bucket/nothing")

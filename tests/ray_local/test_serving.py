@@ -106,10 +106,24 @@ def test_models_and_errors(client, deployed):
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="nobody", messages=MESSAGES)
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="base", messages=MESSAGES, logprobs=True)
-    assert refused.value.param == "logprobs"
+        client.chat.completions.create(model="base", messages=MESSAGES, modalities=["audio"])
+    assert refused.value.param == "modalities"
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
+
+
+def test_a_batch_is_worked_off_by_a_replica(client):
+    row = {"model": "tickets", "messages": MESSAGES, "temperature": 0, "max_tokens": 12}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": row}
+    file = client.files.create(file=("rows.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    deadline = time.monotonic() + 60
+    while (batch := client.batches.retrieve(batch.id)).status != "completed":
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.1)
+    answer = json.loads(client.files.content(batch.output_file_id).text)["response"]["body"]
+    alone = client.chat.completions.create(**row)
+    assert answer["choices"][0]["message"]["content"] == alone.choices[0].message.content
 
 
 def test_a_client_that_leaves_frees_the_engine(client, deployed):

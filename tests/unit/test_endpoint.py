@@ -129,16 +129,28 @@ def test_content_parts_are_joined(client, engine, tokenizer):
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"n": 2}, "n"),
         ({"n": True}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 0}, "n"),
+        ({"min_p": 2}, "min_p"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"audio": {}}, "audio"),
+        ({"metadata": {}}, "metadata"),
+        ({"service_tier": "flex"}, "service_tier"),
         ({"top_logprobs": 3}, "top_logprobs"),
-        ({"frequency_penalty": 0.1}, "frequency_penalty"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"min_p": 0.1}, "min_p"),
         ({"user": "me"}, "user"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"temperature": 3}, "temperature"),
@@ -170,7 +182,7 @@ def test_neutral_values_pass(client):
     assert _chat(client, **neutral, response_format={"type": "text"}, logit_bias={}).status_code == 200
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [[1], [2]], [], "", None, [10**9], [-1]])
+@pytest.mark.parametrize("prompt", [["a", 1], [[1], []], [[]], [], "", ["a", ""], None, [10**9], [-1]])
 def test_bad_prompts(client, prompt):
     response = client.post("/v1/completions", json={"model": "base", "prompt": prompt})
     assert response.status_code == 400 and response.json()["error"]["param"].startswith("prompt")
@@ -183,7 +195,9 @@ def test_unknown_model_and_template(client):
     assert response.status_code == 400 and "no chat template" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b'"x"', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe", b"[]", b'"x"', b"[" * 100_000, b'{"a": NaN}', b'{"\\ud800": 1}']
+)
 def test_bodies_that_are_no_request(client, content):
     response = client.post("/v1/chat/completions", content=content)
     assert response.status_code == 400 and response.json()["error"]["type"] == "invalid_request_error"
@@ -194,11 +208,13 @@ def test_a_body_that_is_too_large(client):
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", f"Basic {KEY}", "Bearer wrong", f"Bearer {KEY}x", KEY])
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/base", "/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/base", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+)
 def test_keys_guard_every_route_of_v1(client, header, path):
     del client.headers["Authorization"]
     headers = {} if header is None else {"Authorization": header}
-    response = client.request("POST" if path.endswith("completions") else "GET", path, headers=headers)
+    response = client.request("GET" if "models" in path else "POST", path, headers=headers)
     assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
 
 
@@ -257,12 +273,12 @@ def test_probes_need_no_key(client, engine):
 
 def test_metrics_count_what_happened(client):
     _chat(client)
-    _chat(client, n=2)
+    _chat(client, n=0)
     text = client.get("/metrics").text
     assert 'vllm:request_success_total{finished_reason="stop",model_name="tuned",replica="r1"} 1.0' in text
     assert 'vllm:time_to_first_token_seconds_count{model_name="tuned",replica="r1"} 1.0' in text
     assert 'vllm:inter_token_latency_seconds_count{model_name="tuned",replica="r1"} 2.0' in text
-    assert 'vllm:num_requests_running{replica="r1"} 2.0' in text
+    assert 'vllm:num_requests_running{model_name="",replica="r1"} 2.0' in text
     assert 'ftlib:requests_rejected_total{replica="r1",status="400"} 1.0' in text
     assert "Hi" not in text
 
@@ -288,3 +304,17 @@ def test_a_ring_holds_no_key():
 def test_loopback():
     assert all(map(is_loopback, ["127.0.0.1", "localhost", "::1", "127.1.2.3"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.1"]))
+
+
+def test_metrics_of_another_process_are_passed_on_but_for_those_counted_here():
+    theirs = (
+        "# HELP vllm:a_total Things\n# TYPE vllm:a_total counter\nvllm:a_total 3.0\n"
+        "# HELP vllm:num_requests_running Running\n# TYPE vllm:num_requests_running gauge\n"
+        "vllm:num_requests_running 9\n"
+    )
+    engine = ScriptedEngine()
+    engine.metrics_text = lambda: theirs
+    lines = EndpointMetrics(engine, "r1").render().decode().splitlines()
+    assert "vllm:a_total 3.0" in lines
+    assert "vllm:num_requests_running 9" not in lines
+    assert sum(line.startswith("# TYPE vllm:num_requests_running") for line in lines) == 1

@@ -71,6 +71,26 @@ def test_what_is_missing_is_named_with_the_command_that_mends_it(tree):
     assert calls.read_text() == "" and not (folder / ".venv").exists()
 
 
+def test_vllm_gets_an_environment_of_its_own_from_the_pinned_list_alone(tree):
+    folder, calls, _ = tree
+    for name in ("requirements-vllm.txt", "cluster/setup-vllm.sh"):
+        shutil.copy(ROOT / name, folder / name)
+    env = {**os.environ, "PYTHON": str(folder / "python"), "CALLS": str(calls), "FTLIB_HOME": str(folder / "home")}
+
+    def run():
+        return subprocess.run(
+            ["cluster/setup-vllm.sh"], cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+
+    first = run()
+    assert first.returncode == 0, first.stderr
+    (install,) = calls.read_text().splitlines()
+    assert "--no-deps" in install and "-r requirements-vllm.txt" in install
+    second = run()
+    assert (second.returncode, second.stderr) == (0, "") and len(calls.read_text().splitlines()) == 1
+    assert all("==" in line for line in (folder / "requirements-vllm.txt").read_text().splitlines() if line[0] != "#")
+
+
 def _path_without_python(folder):
     tools = folder / "tools"
     tools.mkdir()
