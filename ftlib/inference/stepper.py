@@ -17,8 +17,8 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
 from ftlib.inference.grammar import GrammarCompiler
+from ftlib.inference.linears import finding_siblings, has_bfloat16, lay_out_linears
 from ftlib.inference.lora_bank import AdapterWeights, LoraBank, Span, read_adapter
-from ftlib.inference.quantize import pack_linears, quantize_linears
 from ftlib.inference.slots import Plan, Segment, SlotCache, use_slots
 from ftlib.models.adapt import check_adapter
 from ftlib.models.chat import stop_token_ids
@@ -72,15 +72,13 @@ class Stepper:
         capacity = min(capacity, self.max_positions)
         if not set(getattr(model.config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}:
             raise UserError(_NOT_STANDARD)
-        expected = _stock_logits(model, self.device)
+        with finding_siblings(model) as siblings:
+            expected = _stock_logits(model, self.device)
         self.slots = SlotCache(num_slots, capacity)
         use_slots(model)
         self.bank = LoraBank(model, max_adapters)
         self._compare(expected)
-        if int8:
-            quantize_linears(model)
-        else:
-            pack_linears(model)
+        lay_out_linears(model, siblings, int8)
         self.bank = LoraBank(model, max_adapters)
         self._tokenizers: dict[str, Any] = {}
         self._grammars: dict[int, GrammarCompiler] = {}
@@ -198,11 +196,6 @@ class Stepper:
         scale = float(expected.abs().max())
         if not float((found - expected).abs().max()) <= scale * (1e-3 if self.model.dtype == torch.float32 else 0.1):
             raise UserError(_NOT_STANDARD)
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 _NOT_STANDARD = (

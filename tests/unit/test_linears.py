@@ -1,0 +1,106 @@
+"""Linear layers laid out for inference: the same products, in fewer and faster calls."""
+
+import pytest
+import torch
+from torch import nn
+
+from ftlib.inference.linears import (
+    Int8Linear,
+    PackedLinear,
+    SharedLinear,
+    finding_siblings,
+    has_bfloat16,
+    lay_out_linears,
+)
+
+
+class Block(nn.Module):
+    """Two layers read one input, a third another."""
+
+    def __init__(self, dtype=torch.float32, biases=(True, True)):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(8, 64, dtype=dtype)
+        self.left = nn.Linear(64, 32, bias=biases[0], dtype=dtype)
+        self.right = nn.Linear(64, 96, bias=biases[1], dtype=dtype)
+        self.out = nn.Linear(32, 64, dtype=dtype)
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, x):
+        left, right = self.left(x), self.right(x)
+        return self.out(left) + right[..., :64] + right[..., 32:]
+
+
+def laid_out(block, x, int8=False):
+    with torch.inference_mode():
+        with finding_siblings(block) as siblings:
+            block(x)
+        lay_out_linears(block, siblings, int8)
+    return siblings
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16])
+def dtype(request, monkeypatch):
+    if request.param == torch.bfloat16 and not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16 arithmetic")
+    monkeypatch.setattr(PackedLinear, "SMALLEST_FLOAT32", 1)
+    return request.param
+
+
+@torch.inference_mode()
+def test_layers_that_read_one_input_share_a_product(dtype):
+    block, x = Block(dtype), torch.randn(1, 5, 64, dtype=dtype)
+    expected, weights = block(x), [block.left.weight.clone(), block.right.weight.clone()]
+    assert [names for _, names in laid_out(block, x)] == [["left", "right"]]
+    assert isinstance(block.left, SharedLinear) and isinstance(block.out, PackedLinear)
+    close(block(x), expected)
+    other = torch.randn(1, 3, 64, dtype=dtype)
+    assert not torch.equal(block(other)[0, 0], block(x)[0, 0])
+    assert torch.equal(block.left.weight, weights[0]) and torch.equal(block.right.weight, weights[1])
+    assert block.left.bias.shape == (32,) and (block.right.in_features, block.right.out_features) == (64, 96)
+
+
+@torch.inference_mode()
+def test_a_part_may_be_asked_twice_alone_or_for_another_input(dtype):
+    block, plain, x = Block(dtype), Block(dtype), torch.randn(1, 5, 64, dtype=dtype)
+    laid_out(block, x)
+    block.left(x).zero_()  # as adapters write into their part
+    close(block.left(x), plain.left(x))
+    y = x + 1
+    close(block.right(y), plain.right(y))
+    close(block.right(x), plain.right(x))
+
+
+def close(found, expected):
+    tolerance = 1e-5 if found.dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_layers_of_which_some_have_a_bias_stay_apart(dtype):
+    block = Block(dtype, (True, False))
+    laid_out(block, torch.randn(1, 5, 64, dtype=dtype))
+    assert isinstance(block.left, PackedLinear)
+
+
+@torch.inference_mode()
+def test_small_float32_layers_stay_as_they_are():
+    block = Block()
+    laid_out(block, torch.randn(1, 5, 64))
+    assert type(block.left) is nn.Linear
+
+
+@torch.inference_mode()
+def test_int8_scales_each_token_by_itself():
+    block, x = Block(), torch.randn(1, 5, 64)
+    expected, alone = block(x), block(x[:, 1:2])
+    laid_out(block, x, int8=True)
+    assert isinstance(block.left, SharedLinear) and isinstance(block.out, Int8Linear)
+    scale = expected.abs().max()
+    assert 0 < (block(x) - expected).abs().max() < 0.03 * scale
+    x[0, 0] *= 1000  # as the first token of a text is
+    assert (block(x)[0, 1:] - expected[0, 1:]).abs().max() < 0.03 * scale
+    assert (block(x[:, 1:2]) - alone).abs().max() < 0.03 * scale
+    assert torch.isfinite(block(torch.zeros(1, 3, 64))).all()
