@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftlib.models.load import cpu_has_bfloat16
+
 Siblings = list[tuple[nn.Module, list[str]]]
 """Modules, and names of their linear children that read one and the same input."""
 
@@ -76,7 +78,7 @@ class PackedLinear(nn.Module):
         if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return False
         if weight.dtype == torch.bfloat16:
-            return has_bfloat16()
+            return cpu_has_bfloat16()
         return weight.dtype == torch.float32 and weight.numel() >= cls.SMALLEST_FLOAT32
 
     @property
@@ -87,11 +89,6 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` → `[..., out]`."""
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")  # type: ignore[no-any-return]
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class SharedProduct:
@@ -179,20 +176,18 @@ def lay_out_linears(model: Any, siblings: Siblings, int8: bool) -> None:
 
 def _join(owner: nn.Module, names: Sequence[str], int8: bool) -> None:
     """Give siblings one product, if they have one dtype and either all a bias or none."""
-    layers = [owner.get_submodule(name) for name in names]
-    kinds = {(layer.weight.dtype, layer.bias is None) for layer in layers}
-    if len(kinds) > 1:
+    layers: list[Any] = [owner.get_submodule(name) for name in names]
+    if len({(layer.weight.dtype, layer.bias is None) for layer in layers}) > 1:
         return
-    joined = nn.Linear(1, 1, bias=False)
-    joined.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), requires_grad=False)  # type: ignore[arg-type]
+    sizes = [layer.out_features for layer in layers]
+    joined: Any = nn.Linear(layers[0].in_features, sum(sizes), device="meta")
+    joined.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in layers]), requires_grad=False)
+    joined.bias = None
     if layers[0].bias is not None:
-        joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)  # type: ignore[arg-type]
-    joined.out_features, joined.in_features = joined.weight.shape
+        joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)
     if not int8 and not PackedLinear.gains(joined):
         return
-    shared = SharedProduct(
-        Int8Linear(joined) if int8 else PackedLinear(joined), [int(layer.out_features) for layer in layers]
-    )
+    shared = SharedProduct(Int8Linear(joined) if int8 else PackedLinear(joined), sizes)
     for index, name in enumerate(names):
         setattr(owner, name, SharedLinear(shared, index))
 

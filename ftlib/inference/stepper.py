@@ -17,12 +17,12 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
 from ftlib.inference.grammar import GrammarCompiler
-from ftlib.inference.linears import finding_siblings, has_bfloat16, lay_out_linears
+from ftlib.inference.linears import finding_siblings, lay_out_linears
 from ftlib.inference.lora_bank import AdapterWeights, LoraBank, Span, read_adapter
 from ftlib.inference.slots import Plan, Segment, SlotCache, use_slots
 from ftlib.models.adapt import check_adapter
 from ftlib.models.chat import stop_token_ids
-from ftlib.models.load import load_model, load_tokenizer, pick_dtype
+from ftlib.models.load import cpu_has_bfloat16, load_model, load_tokenizer, pick_dtype
 from ftlib.models.vocabulary import num_rows_of
 
 logger = get_logger(__name__)
@@ -94,7 +94,7 @@ class Stepper:
         dtype = torch.float32 if int8 else pick_dtype(precision, device)
         if int8 and torch.device(device).type != "cpu":
             raise UserError("precision int8 is for CPUs; use bfloat16 on a GPU")
-        if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not has_bfloat16():
+        if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not cpu_has_bfloat16():
             logger.warning("this CPU has no bfloat16 arithmetic: computing in float32")
             dtype = torch.float32
         return cls(load_model(folder, dtype, device), load_tokenizer(folder), folder, int8=int8, **options)

@@ -83,9 +83,10 @@ def pick_dtype(precision: str, device: str | torch.device) -> torch.dtype:
     """
     if precision != "auto":
         return _DTYPES[precision]
-    native = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else _cpu_has_bfloat16()
+    native = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else cpu_has_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices itself."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

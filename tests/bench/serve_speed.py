@@ -182,13 +182,14 @@ def compare_ray(bench: Bench) -> dict[str, Any]:
     found: dict[str, list[float]] = {"ray_ms": [], "ray_tokens": []}
     for _ in range(bench.options.rounds):
         port, loads = free_port(), {}
-        command, environment = bench.command("ours", port, "float32", [])
+        command, environment = bench.command("ours", port, bench.options.precision, [])
         # As nice as Ray makes its workers and a replica of the engine itself: only Ray is compared.
         with server(["nice", "-n", "19", *command], port, bench.folder / "ours.log", environment):
             loads["bare"] = [bench.load(f"http://127.0.0.1:{port}", ["model"], n, 8 + 2 * n) for n in (1, 16)]
         port = free_port()
         config = DeployConfig.model_validate({
-            "model": {"source": "embedded:smollm2-135m", "name": "model", "precision": "float32", "max_model_len": 512},
+            "model": {"source": "embedded:smollm2-135m", "name": "model", "precision": bench.options.precision,
+                      "max_model_len": 512},
             "http": {"port": port}, "replicas": {"num_cpus": bench.options.threads},
             "cluster": {"address": "local", "num_cpus": bench.options.threads + 1},
         })  # fmt: skip

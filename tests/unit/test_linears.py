@@ -9,9 +9,9 @@ from ftlib.inference.linears import (
     PackedLinear,
     SharedLinear,
     finding_siblings,
-    has_bfloat16,
     lay_out_linears,
 )
+from ftlib.models.load import cpu_has_bfloat16
 
 
 class Block(nn.Module):
@@ -43,7 +43,7 @@ def laid_out(block, x, int8=False):
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
 def dtype(request, monkeypatch):
-    if request.param == torch.bfloat16 and not has_bfloat16():
+    if request.param == torch.bfloat16 and not cpu_has_bfloat16():
         pytest.skip("this CPU has no bfloat16 arithmetic")
     monkeypatch.setattr(PackedLinear, "SMALLEST_FLOAT32", 1)
     return request.param
