@@ -75,7 +75,7 @@ class AdapterDesk:
                     self._held[name] = adapter
 
     async def load(self, request: LoadRequest) -> None:
-        """Check an adapter, load it into all replicas and serve it; raises ApiError."""
+        """Check an adapter, load it and serve it; raises ApiError."""
         name = request.lora_name
         await self.follow()
         if name in self._fixed or name in self._held:
@@ -84,7 +84,7 @@ class AdapterDesk:
             raise ApiError(409, f"{MAX_ADAPTERS} adapters are loaded; unload one first", param="lora_name")
         try:
             adapter = await asyncio.to_thread(self._shelf.check, name, request.lora_path, request.sha256)
-            await self._engine.load_everywhere(adapter)
+            await self._engine.load(adapter)
         except UserError as error:
             raise ApiError(400, str(error), param="lora_path", code="invalid_value") from None
         await asyncio.to_thread(self._shelf.put, adapter)

@@ -11,13 +11,14 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from serve_apps.args import AdapterArgs, AppArgs, VllmArgs
 from serve_apps.auth import KeyRing
-from serve_apps.replica import EngineReplica, engine_id
+from serve_apps.replica import EngineReplica
+from serve_apps.router import AdapterRouter
 
 __all__ = ["AdapterArgs", "AppArgs", "VllmArgs", "build_app"]
 
@@ -47,7 +48,9 @@ class Gateway:
         self._folder = resolve_source(args.source)
         self._tokenizer = load_tokenizer(self._folder)
         room = args.max_ongoing_requests + args.max_queued_requests
-        self._engine = RemoteEngine(engines, room if args.max_queued_requests >= 0 else -1)
+        self._engine = RemoteEngine(
+            engines, room if args.max_queued_requests >= 0 else -1, everywhere=args.adapter_replicas is None
+        )
 
     def __serve_build_asgi_app__(self) -> Any:
         """The routes, built in the replica after its constructor (Ray Serve's hook)."""
@@ -88,7 +91,7 @@ class Gateway:
 
         folder = fetch_adapter(adapter.path, adapter.sha256)
         tokenizer = load_tokenizer(folder) if (folder / "tokenizer_config.json").exists() else self._tokenizer
-        return ServedName(adapter.name, engine_id(adapter), engine_id(adapter), tokenizer, self._args.base_name)
+        return ServedName(adapter.name, adapter.engine_id, adapter.engine_id, tokenizer, self._args.base_name)
 
 
 def build_app(args: AppArgs) -> Application:
@@ -106,6 +109,14 @@ def build_app(args: AppArgs) -> Application:
         name="Engine",
         **_number(args),
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus, **_ONE_LOOP},
+        request_router_config=RequestRouterConfig(
+            request_router_class=AdapterRouter,
+            request_router_kwargs={
+                "rows": args.max_ongoing_requests,
+                "target": args.adapter_replicas,
+                "targets": {item.engine_id: item.replicas for item in args.adapters if item.replicas is not None},
+            },
+        ),
         max_ongoing_requests=each,
         max_queued_requests=-1,
         health_check_period_s=2,

@@ -11,6 +11,13 @@ class AdapterArgs(BaseModel):
     name: str
     path: str
     sha256: str
+    replicas: int | None = None
+    """So many hold it, from its first request on; None: all, from the start."""
+
+    @property
+    def engine_id(self) -> str:
+        """Its immutable name in the engine: the same name with other content is another adapter."""
+        return f"{self.name}@{self.sha256[:12]}"
 
 
 class VllmArgs(BaseModel):
@@ -56,6 +63,9 @@ class AppArgs(BaseModel):
     """Of the engine."""
 
     max_replicas: int | None = None
+    adapter_replicas: int | None = None
+    """`AdapterArgs.replicas` of adapters that come while serving."""
+
     target_load: float = 0.8
     upscale_delay_s: float = 10.0
     downscale_delay_s: float = 300.0

@@ -88,7 +88,8 @@ def resolve_models(config: DeployConfig) -> tuple[dict[str, str], list[AdapterAr
     for adapter in config.adapters:
         path, sha256 = _resolve_adapter(config, adapter, base["fingerprint"])
         check_adapter(path, folder)
-        adapters.append(AdapterArgs(name=adapter.name, path=str(path), sha256=sha256))
+        homes = adapter.replicas or config.replicas.adapter_replicas
+        adapters.append(AdapterArgs(name=adapter.name, path=str(path), sha256=sha256, replicas=homes))
     return base, adapters
 
 
@@ -135,6 +136,7 @@ def app_args(config: DeployConfig, base_name: str, adapters: list[AdapterArgs], 
         load_adapters=config.load_adapters,
         num_replicas=replicas.num_replicas,
         max_replicas=replicas.max_replicas,
+        adapter_replicas=replicas.adapter_replicas,
         target_load=replicas.target_load,
         upscale_delay_s=replicas.upscale_delay_s,
         downscale_delay_s=replicas.downscale_delay_s,

@@ -124,6 +124,10 @@ class _EngineCollector:
         ):
             yield self._family(CounterMetricFamily(name, text, labels=_LABELS), field, snapshots)
         yield self._adapters(snapshots)
+        held = GaugeMetricFamily("ftlib:adapters_held", "Adapters that a replica holds", labels=_LABELS)
+        for item in snapshots:
+            held.add_metric([self._base_name, item.replica], item.num_adapters)
+        yield held
         resumed = CounterMetricFamily(
             "ftlib:streams_resumed", "Streams that went on in another replica", labels=_LABELS
         )

@@ -36,9 +36,10 @@ _ANSWER_S = 10.0
 class RemoteEngine:
     """`ftlib.inference.protocol.Engine` over replicas; `opened` must be entered before it is asked."""
 
-    def __init__(self, engines: DeploymentHandle, max_of_replica: int = -1) -> None:
-        """`max_of_replica`: answers and waiting requests that each replica takes; -1: no limit."""
-        self._engines, self._max_of_replica = engines, max_of_replica
+    def __init__(self, engines: DeploymentHandle, max_of_replica: int = -1, everywhere: bool = True) -> None:
+        """`max_of_replica`: answers and waiting requests that each replica takes; -1: no limit. `everywhere`: every
+        replica holds the adapters that come while serving."""
+        self._engines, self._max_of_replica, self._everywhere = engines, max_of_replica, everywhere
         self._num_in_flight = 0
         self._generate = engines.options(method_name="generate", stream=True, _by_reference=False)
         self._capabilities: Capabilities
@@ -73,9 +74,12 @@ class RemoteEngine:
             found = []
         self._snapshots = [item for item in found if isinstance(item, Snapshot)]
 
-    async def load_everywhere(self, adapter: AdapterArgs) -> None:
-        """Load an adapter into every replica; raises UserError with the first refusal."""
-        found = await self._engines.broadcast("load_adapter", adapter).results_async(return_exceptions=True)
+    async def load(self, adapter: AdapterArgs) -> None:
+        """Load an adapter into every replica, or into a home of it; raises UserError with the first refusal."""
+        if self._everywhere:
+            found = await self._engines.broadcast("load_adapter", adapter).results_async(return_exceptions=True)
+        else:
+            found = await asyncio.gather(self._engines.load_adapter.remote(adapter), return_exceptions=True)
         for item in found:
             if isinstance(item, Refused):
                 raise UserError(item.message)

@@ -1,7 +1,8 @@
 """A replica of the engine: it generates for the gateways and knows nothing of HTTP.
 
 It is ready when its constructor has loaded the base and every adapter and checked each adapter's SHA-256, so a broken
-one never gets traffic.
+one never gets traffic. Adapters with a number of replicas of their own (`serve_apps.router`) are loaded, and checked,
+by the first request.
 """
 
 import asyncio
@@ -49,6 +50,9 @@ class Snapshot:
     metrics_text: str = ""
     """What an engine in another process counts itself, in Prometheus' format."""
 
+    num_adapters: int = 0
+    """Those that it holds."""
+
 
 class EngineReplica:
     """Holds the engine."""
@@ -68,16 +72,19 @@ class EngineReplica:
         self._loading = threading.Lock()
         self._loaded: set[str] = set()
         self._shelf = AdapterShelf(Path(args.state_dir) / "adapters", folder) if args.load_adapters else None
+        self._known = {adapter.engine_id: adapter for adapter in args.adapters}
+        # Those with homes are loaded where the router sends their requests.
         for adapter in args.adapters:
-            self._load(adapter)
-        for adapter in self._shelf.all().values() if self._shelf is not None else ():
+            if adapter.replicas is None:
+                self._load(adapter)
+        for adapter in self._shelf.all().values() if self._shelf is not None and args.adapter_replicas is None else ():
             try:
                 self._load(adapter)
             except UserError as error:  # its files are gone: no reason to serve nothing
                 logger.warning("adapter %s is not loaded: %s", adapter.name, error)
 
     def _load(self, adapter: AdapterArgs) -> None:
-        name = engine_id(adapter)
+        name = adapter.engine_id
         with self._loading:
             if name not in self._loaded:
                 self._engine.load_adapter(name, fetch_adapter(adapter.path, adapter.sha256), adapter.sha256)
@@ -93,18 +100,20 @@ class EngineReplica:
 
     async def unload_adapter(self, adapter: AdapterArgs) -> None:
         """Forget an adapter; requests in flight on it are cancelled."""
-        name = engine_id(adapter)
+        name = adapter.engine_id
         if name in self._loaded:
             self._loaded.discard(name)
             await asyncio.to_thread(self._engine.unload_adapter, name)
 
     async def _have(self, name: str | None) -> None:
-        """Take an adapter from the shelf when this replica lacks it."""
-        if name is None or name in self._loaded or self._shelf is None:
+        """Load an adapter that this replica lacks, if anybody knows it."""
+        if name is None or name in self._loaded:
             return
-        for adapter in (await asyncio.to_thread(self._shelf.all)).values():
-            if engine_id(adapter) == name:
-                await self.load_adapter(adapter)
+        known = self._known
+        if name not in known and self._shelf is not None:
+            known = {adapter.engine_id: adapter for adapter in (await asyncio.to_thread(self._shelf.all)).values()}
+        if name in known:
+            await self.load_adapter(known[name])
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent | Refused, None]:
         """The events of an answer; leaving cancels it."""
@@ -137,7 +146,8 @@ class EngineReplica:
     async def snapshot(self, with_text: bool = False) -> Snapshot:
         """How it is; `with_text`: with what the engine counts itself."""
         texts = getattr(self._engine, "metrics_text", None) if with_text else None
-        return Snapshot(self._replica, self._engine.health(), self._engine.stats(), texts() if texts else "")
+        text = texts() if texts else ""
+        return Snapshot(self._replica, self._engine.health(), self._engine.stats(), text, len(self._loaded))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: requests per row, or the share of the cache in use, whichever is higher."""
@@ -149,11 +159,6 @@ class EngineReplica:
         health = self._engine.health()
         if not health.ok:
             raise RuntimeError(health.message)
-
-
-def engine_id(adapter: AdapterArgs) -> str:
-    """An adapter's immutable name: the same name with other content is another adapter."""
-    return f"{adapter.name}@{adapter.sha256[:12]}"
 
 
 def _embedded_engine(folder: Path, args: AppArgs) -> Engine:

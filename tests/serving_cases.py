@@ -19,6 +19,11 @@ def engine_pids() -> list[int]:
 
 def num_resumed(url: str) -> float:
     """Streams that went on in another replica, as the endpoint at `url` (without `/v1`) counts them."""
+    return sum(metric(url, "ftlib:streams_resumed_total"))
+
+
+def metric(url: str, name: str) -> list[float]:
+    """The values of a metric of the endpoint at `url` (without `/v1`), one a set of labels."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("ftlib:streams_resumed_total"))
+    return [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")]

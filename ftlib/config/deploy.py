@@ -20,6 +20,9 @@ class ServedAdapterConfig(Config):
     path: PathStr | None = None
     """Or: an adapter, run or sweep folder."""
 
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """So many replicas hold it, instead of `replicas.adapter_replicas`."""
+
     @model_validator(mode="after")
     def _one_origin(self) -> "ServedAdapterConfig":
         if (self.alias is None) == (self.path is None):
@@ -70,6 +73,9 @@ class ReplicaConfig(Config):
 
     downscale_delay_s: Annotated[float, Field(ge=0)] = 300.0
     """So long must it be below before some are taken away; they finish what they have."""
+
+    adapter_replicas: Annotated[int, Field(ge=1)] | None = None
+    """So many replicas hold an adapter, from its first request on; others get its requests when those have no row free. None: all replicas hold all adapters from the start."""
 
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     """CPUs of each, and threads that it computes with."""

@@ -17,17 +17,20 @@ from ftlib.config.loader import validate
 from ftlib.core.fingerprints import folder_sha256
 from tests.inference_cases import save_varied_model
 from tests.ray_local.test_serving import _free_port
-from tests.serving_cases import engine_pids, num_resumed
+from tests.serving_cases import engine_pids, metric, num_resumed
 
 LENGTH = 400
 
 
 @pytest.fixture(scope="module")
 def values(tokenizer, tmp_path_factory):
-    folder = save_varied_model(tokenizer, tmp_path_factory.mktemp("lost"), num_adapters=2)
+    folder = save_varied_model(tokenizer, tmp_path_factory.mktemp("lost"), num_adapters=6)
     return {
         "model": {"source": str(folder / "base"), "name": "base", "max_model_len": 480},
-        "adapters": [{"name": "tickets", "path": str(folder / "adapter0")}],
+        "adapters": [
+            {"name": "tickets", "path": str(folder / "adapter0")},
+            *({"name": f"home{i}", "path": str(folder / f"adapter{i}"), "replicas": 1} for i in range(2, 6)),
+        ],
         "http": {"port": _free_port()},
         "replicas": {"num_replicas": 2, "num_cpus": 0.5, "max_ongoing_requests": 4},
         "load_adapters": True,
@@ -75,6 +78,26 @@ def _streams(url, disturb):
         barrier.wait(60)
         disturb()
         return [item.result(120) for item in running]
+
+
+def test_an_adapter_with_one_home_is_held_there_and_elsewhere_only_under_load(url):
+    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+    root = url.removesuffix("/v1")
+
+    def answer(model, length=12):
+        request = {"prompt": "Colis", "max_tokens": length, "temperature": 0, "extra_body": {"ignore_eos": True}}
+        return client.completions.create(model=model, **request).choices[0].text
+
+    def held():
+        return sum(metric(root, "ftlib:adapters_held"))
+
+    assert held() == 2  # the one that is everywhere
+    answers = [{answer(f"home{number}") for _ in range(6)} for number in range(2, 6)]
+    assert all(len(same) == 1 for same in answers) and len(set.union(*answers)) == 4
+    _until(lambda: held() == 2 + 4)
+    with ThreadPoolExecutor(12) as pool:  # its home generates four at once
+        assert len(set(pool.map(lambda _: answer("home2", LENGTH), range(12)))) == 1
+    _until(lambda: held() == 2 + 4 + 1)
 
 
 def test_streams_of_a_killed_replica_go_on_in_the_other_and_all_through_an_update(url, values):
