@@ -19,6 +19,7 @@ from ftlib.core.logging import get_logger
 from ftlib.inference.grammar import GrammarCompiler
 from ftlib.inference.linears import finding_siblings, lay_out_linears
 from ftlib.inference.lora_bank import AdapterWeights, LoraBank, Span, read_adapter
+from ftlib.inference.norms import fuse_norms
 from ftlib.inference.slots import Plan, Segment, SlotCache, use_slots
 from ftlib.models.adapt import check_adapter
 from ftlib.models.chat import stop_token_ids
@@ -79,6 +80,7 @@ class Stepper:
         self.bank = LoraBank(model, max_adapters)
         self._compare(expected)
         lay_out_linears(model, siblings, int8)
+        fuse_norms(model)
         self.bank = LoraBank(model, max_adapters)
         self._tokenizers: dict[str, Any] = {}
         self._grammars: dict[int, GrammarCompiler] = {}
