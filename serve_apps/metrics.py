@@ -140,11 +140,13 @@ class _EngineCollector:
         return family
 
     def _adapters(self, snapshots: list[Snapshot]) -> Any:
-        # As vLLM has it: the names are in the labels, the value is the time. The engine does not tell those that wait
-        # from those that run; routers look at both.
+        # As vLLM has it: the names are in the labels, the value is the time.
         labels = ["max_lora", "waiting_lora_adapters", "running_lora_adapters", *_LABELS]
         family = GaugeMetricFamily("vllm:lora_requests_info", "Adapters with requests", labels=labels)
         for item in snapshots:
-            names = ",".join(sorted(name.rsplit("@", 1)[0] for name in item.stats.running_adapters))
-            family.add_metric([str(self._num_adapters), "", names, self._base_name, item.replica], time.time())
+            waiting, running = (
+                ",".join(sorted(name.rsplit("@", 1)[0] for name in names))
+                for names in (item.stats.waiting_adapters, item.stats.running_adapters)
+            )
+            family.add_metric([str(self._num_adapters), waiting, running, self._base_name, item.replica], time.time())
         return family

@@ -148,7 +148,10 @@ class EmbeddedEngine:
         """A snapshot of gauges and counters."""
         with self._wake:
             kv_tokens = sum(active.num_done for active in self._scheduler.active)
-            names = Counter(active.request.adapter for active in self._requests.values() if active.request.adapter)
+            running, waiting = (
+                Counter(active.request.adapter for active in group if active.request.adapter)
+                for group in (self._scheduler.active, self._waiting)
+            )
             return replace(
                 self._scheduler.stats,
                 num_running=len(self._scheduler.active),
@@ -156,7 +159,8 @@ class EmbeddedEngine:
                 num_kv_tokens=kv_tokens,
                 kv_cache_usage=kv_tokens / (self._max_rows * self.stepper.slots.capacity),
                 num_finished=dict(self._num_finished),
-                running_adapters=dict(names),
+                running_adapters=dict(running),
+                waiting_adapters=dict(waiting),
             )
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:

@@ -59,7 +59,7 @@ class FakeEngine:
     def stats(self):
         return EngineStats(
             kv_cache_usage=0.5, prefix_cache_queries_total=9, prefix_cache_hits_total=4,
-            running_adapters={"tickets@0123": 2, "a@1": 1},
+            running_adapters={"tickets@0123": 2, "a@1": 1}, waiting_adapters={"late@2": 1},
         )  # fmt: skip
 
 
@@ -206,6 +206,7 @@ def test_metrics_of_caches_and_adapters(client):
     assert 'vllm:kv_cache_usage_perc{model_name="base",replica="r1"} 0.5' in text
     assert 'vllm:prefix_cache_queries_total{model_name="base",replica="r1"} 9.0' in text
     assert 'vllm:prefix_cache_hits_total{model_name="base",replica="r1"} 4.0' in text
+    assert 'waiting_lora_adapters="late"' in text
     assert 'max_lora="3"' in text and 'running_lora_adapters="a,tickets"' in text
 
 
