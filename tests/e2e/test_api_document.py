@@ -1,5 +1,7 @@
 """schemathesis against the app's own OpenAPI document: no status that it does not tell, no 5xx, whatever is sent."""
 
+import os
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -16,7 +18,7 @@ from tests.api_server import KEY, build, save_model, serving, start_engine
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 BOUNDS = settings(
-    max_examples=15,
+    max_examples=int(os.environ.get("FTLIB_TEST_EXAMPLES", "15")),
     derandomize=True,
     database=None,
     deadline=None,
