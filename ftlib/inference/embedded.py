@@ -35,6 +35,7 @@ from ftlib.inference.protocol import (
     Health,
     QueueFullError,
     TokenEvent,
+    refuse_length,
 )
 from ftlib.inference.sampling import SamplingState
 from ftlib.inference.scheduler import Active, Scheduler
@@ -242,12 +243,7 @@ class EmbeddedEngine:
     def _check(self, request: GenerationRequest, embeds: bool) -> None:
         if request.adapter is not None and request.adapter not in self._adapters:
             raise KeyError(request.adapter)
-        total, longest = len(request.prompt) + request.max_new_tokens, self.stepper.slots.capacity
-        if not request.prompt or request.max_new_tokens < (not embeds) or total > longest:
-            raise ValueError(
-                f"{len(request.prompt)} prompt tokens and {request.max_new_tokens} new ones: at least one of each and "
-                f"at most {longest} together"
-            )
+        refuse_length(request, self.stepper.slots.capacity, least_new=0 if embeds else 1)
         if not embeds and len(request.generated) >= request.max_new_tokens:
             raise ValueError("generated: the answer is complete already")
         if (request.logprobs or 0) > _MAX_LOGPROBS:

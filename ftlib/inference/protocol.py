@@ -173,6 +173,15 @@ class EngineStats:
     """Waiting requests by adapter."""
 
 
+def refuse_length(request: GenerationRequest, longest: int, least_new: int = 1) -> None:
+    """Raise ValueError for a prompt or an answer of no token, or both together beyond `longest`."""
+    prompt, new = len(request.prompt), request.max_new_tokens
+    if not prompt or new < least_new or prompt + new > longest:
+        raise ValueError(
+            f"{prompt} prompt tokens and {new} new ones: at least one of each and at most {longest} together"
+        )
+
+
 class QueueFullError(Exception):
     """The engine has as many waiting requests as it may have."""
 

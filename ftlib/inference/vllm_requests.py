@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ftlib.inference.detokenize import Detokenizer, StopStrings
-from ftlib.inference.protocol import EngineStats, FinishReason, GenerationRequest, GrammarKind, TokenEvent
+from ftlib.inference.protocol import (
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    GrammarKind,
+    TokenEvent,
+    refuse_length,
+)
 
 GRAMMARS: frozenset[GrammarKind] = frozenset({"json_schema", "json_object", "regex"})
 MAX_LOGPROBS = 20
@@ -21,13 +28,7 @@ _NUM_BLOCKS = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 
 def refuse_request(request: GenerationRequest, max_model_len: int) -> None:
     """Raise ValueError for what vLLM would not do, or not exactly as asked."""
-    if not request.prompt or request.max_new_tokens < 1:
-        raise ValueError("at least one prompt token and one new token")
-    if (total := len(request.prompt) + request.max_new_tokens) > max_model_len:
-        raise ValueError(
-            f"{len(request.prompt)} prompt tokens and {request.max_new_tokens} new ones are {total}; at most "
-            f"{max_model_len} together"
-        )
+    refuse_length(request, max_model_len)
     if len(request.generated) >= request.max_new_tokens:
         raise ValueError(
             f"generated: {len(request.generated)} of {request.max_new_tokens} tokens, none is left to make"

@@ -86,7 +86,8 @@ def server_command(options: VllmOptions, socket: Path) -> list[str]:
         "--max-cpu-loras": max(options.max_cpu_loras, options.max_loras + options.cpu),
         "--max-lora-rank": options.max_lora_rank,
         "--generation-config": "vllm",  # a model's own defaults must not fill in what a request leaves out
-        "--structured-outputs-config": '{"backend": "guidance"}',  # llguidance, as in the embedded engine
+        # llguidance without white space, as in the embedded engine: small models fill their answers with it.
+        "--structured-outputs-config": '{"backend": "guidance", "disable_any_whitespace": true}',
     }
     flags = ["--enable-lora", "--no-enable-log-requests", "--disable-uvicorn-access-log"]
     # The command `vllm` of the build for CPUs asks for the metadata of a package that has another name there.
