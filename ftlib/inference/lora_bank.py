@@ -66,10 +66,10 @@ class StepPlan:
         tokens = [token for span in few for token in range(span.first, span.last)]
         rows = [(span.index - self.first) * self.width + at for span in few for at in range(span.last - span.first)]
         self.start = few[0].first
-        self.is_even = rows == list(range(self.count * self.width)) and tokens == list(
-            range(self.start, self.start + len(tokens))
-        )
-        """Whether the tokens lie as the product needs them, so that nothing is gathered."""
+        self.is_dense = tokens == list(range(self.start, self.start + len(tokens)))
+        """Whether no other tokens lie between them."""
+        self.is_even = self.is_dense and rows == list(range(self.count * self.width))
+        """Whether they lie as the product needs them, so that nothing is gathered."""
         self.tokens = torch.tensor(tokens, device=device)
         self.rows = torch.tensor(rows, device=device)
         gathered = torch.zeros(self.count * self.width, dtype=torch.long)
@@ -301,8 +301,11 @@ class BankedLinear(nn.Module):
             given.baddbmm_(torch.bmm(taken, a), b)
             return
         taken = x.index_select(0, plan.gathered).view(plan.count, plan.width, -1)
-        added = torch.bmm(torch.bmm(taken, a), b).flatten(0, 1)
-        y.index_add_(0, plan.tokens, added.index_select(0, plan.rows))
+        added = torch.bmm(torch.bmm(taken, a), b).flatten(0, 1).index_select(0, plan.rows)
+        if plan.is_dense:  # index_add_ takes ten times as long
+            y[plan.start : plan.start + len(added)] += added
+        else:
+            y.index_add_(0, plan.tokens, added)
 
     def _add_one(self, x: Tensor, y: Tensor, index: int) -> None:
         gain = self._gains.get(index)
