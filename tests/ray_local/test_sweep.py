@@ -123,13 +123,12 @@ def test_a_killed_sweep_goes_on(tmp_path, ray_local):
         from ftlib.config.sweep import SweepConfig
         from ftlib.sweep.run import run_sweep
         from tests.ray_local import stand_in
-        ray.init(sys.argv[1])
+        ray.init(sys.argv[1], runtime_env={"env_vars": {"FAKE_TRAINING_S": "3"}})  # workers do not have the driver's
         ray.cloudpickle.register_pickle_by_value(stand_in)
         run_sweep(validate(SweepConfig, json.loads(sys.argv[2])), stand_in.fake_training)
     """)
     arguments = [sys.executable, "-c", script, ray_local.address, json.dumps(config.resolved())]
-    environment = os.environ | {"FAKE_TRAINING_S": "3"}
-    driver = subprocess.Popen(arguments, env=environment, cwd=Path(__file__).parents[2])
+    driver = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and driver.poll() is None:
         if (tmp_path / "runs" / "calls.txt").exists() and len(calls(tmp_path)) >= 2:
