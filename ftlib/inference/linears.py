@@ -116,23 +116,23 @@ class SharedLinear(nn.Module):
 
     def __init__(self, shared: SharedProduct, index: int) -> None:
         super().__init__()
-        self._shared, self._index = shared, index
+        self.shared, self.index = shared, index
         self.in_features, self.out_features = shared.layer.in_features, shared.sizes[index]
 
     @property
     def weight(self) -> Tensor:
         """Its own."""
-        return self._shared.layer.weight.split(self._shared.sizes)[self._index]  # type: ignore[no-any-return]
+        return self.shared.layer.weight.split(self.shared.sizes)[self.index]  # type: ignore[no-any-return]
 
     @property
     def bias(self) -> Tensor | None:
         """Its own."""
-        bias = self._shared.layer.bias
-        return None if bias is None else bias.split(self._shared.sizes)[self._index]
+        bias = self.shared.layer.bias
+        return None if bias is None else bias.split(self.shared.sizes)[self.index]
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` → `[..., out]`."""
-        return self._shared.part(x, self._index)
+        return self.shared.part(x, self.index)
 
 
 @contextmanager

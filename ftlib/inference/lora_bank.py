@@ -1,9 +1,10 @@
 """Many LoRA adapters on one base, computed side by side in one batch.
 
-Every adapted layer keeps the matrices of all adapters stacked, `[adapters, rank, in]` and `[adapters, out, rank]`,
+Every adapted product keeps the matrices of all adapters stacked, `[adapters, rank, in]` and `[adapters, out, rank]`,
 lower ranks filled up with zeros, and adds each token's own product. Tokens of a step come sorted by adapter: an
 adapter's many tokens are a slice, and several adapters with few tokens each are one batched product (as in Punica, Chen
-et al., 2023, without its kernel). Index 0 is no adapter and costs nothing.
+et al., 2023, without its kernel). Index 0 is no adapter and costs nothing. Where layers share a product (`linears`),
+their matrices lie side by side, A above A and B block by block, so that theirs is one product too.
 
 LoRA, rsLoRA, rank and alpha patterns, DoRA and trained token rows are held; other kinds are refused and can be merged
 into the base.
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ftlib.core.errors import UserError
 from ftlib.core.storage import read_json
+from ftlib.inference.linears import SharedLinear
 from ftlib.models.adapt import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _PREFIX = "base_model.model."
@@ -149,7 +151,8 @@ class LoraBank:
         """A tensor of the dtype and on the device of inference."""
         self.spans: Sequence[Span] = ()
         self.plan: StepPlan | None = None
-        self._layers: dict[str, BankedLinear] = {}
+        self._layers: dict[str, tuple[BankedLinear, int]] = {}
+        self._banked: list[BankedLinear] = []
         self._free = list(range(capacity, 0, -1))
         self._indices: dict[str, int] = {}
         self.token_rows = TokenRows(model, self)
@@ -172,7 +175,7 @@ class LoraBank:
             bool(self._free)
             and weights.token_ids is None
             and all(
-                module in self._layers and self._layers[module].a.shape[1] >= len(a) for module, a in weights.a.items()
+                module in self._layers and self._layers[module][0].rank >= len(a) for module, a in weights.a.items()
             )
         )
 
@@ -183,7 +186,8 @@ class LoraBank:
             self._grow()
         index = self._free.pop()
         for module, a in weights.a.items():
-            self._layer(module).put(index, a, weights.b[module], weights.magnitudes.get(module))
+            layer, part = self._layer(module)
+            layer.put(index, part, a, weights.b[module], weights.magnitudes.get(module))
         if weights.token_ids is not None:
             self.token_rows.put(index, weights)
         self._indices[weights.name] = index
@@ -193,7 +197,7 @@ class LoraBank:
         """Forget an adapter; unknown names are ignored."""
         index = self._indices.pop(name, None)
         if index is not None:
-            for layer in self._layers.values():
+            for layer in self._banked:
                 layer.clear(index)
             self.token_rows.remove(index)
             self._free.append(index)
@@ -202,7 +206,7 @@ class LoraBank:
         head = self._model.get_output_embeddings()  # type: ignore[operator]
         for module, a in weights.a.items():
             try:
-                target = self._layers.get(module) or self._model.get_submodule(module)
+                target = self._model.get_submodule(module)
             except AttributeError:
                 raise UserError(f"adapter {weights.name}: the base has no module {module}") from None
             linear = target.base if isinstance(target, BankedLinear) else target
@@ -218,27 +222,43 @@ class LoraBank:
                     f"and gives {linear.out_features}, the adapter's differ"
                 )
 
-    def _layer(self, module: str) -> "BankedLinear":
+    def _layer(self, module: str) -> tuple["BankedLinear", int]:
+        """The wrapped product that a module is part of, and which part."""
         if module not in self._layers:
             parent, _, child = module.rpartition(".")
             owner = self._model.get_submodule(parent)
-            self._layers[module] = BankedLinear(getattr(owner, child), self)
-            setattr(owner, child, self._layers[module])
+            linear: Any = getattr(owner, child)
+            if isinstance(linear, SharedLinear):
+                if not isinstance(linear.shared.layer, BankedLinear):
+                    linear.shared.layer = self._wrapped(linear.shared.layer, linear.shared.sizes)
+                self._layers[module] = linear.shared.layer, linear.index
+            else:
+                self._layers[module] = self._wrapped(linear, [linear.out_features]), 0
+                setattr(owner, child, self._layers[module][0])
         return self._layers[module]
+
+    def _wrapped(self, linear: Any, sizes: Sequence[int]) -> "BankedLinear":
+        self._banked.append(BankedLinear(linear, self, sizes))
+        return self._banked[-1]
 
     def _grow(self) -> None:
         self._free = list(range(2 * self.capacity - 1, self.capacity - 1, -1))
         self.capacity *= 2
-        for layer in self._layers.values():
-            layer.resize(self.capacity, layer.a.shape[1])
+        for layer in self._banked:
+            layer.resize(self.capacity, layer.rank)
 
 
 class BankedLinear(nn.Module):
-    """A linear layer with the bank's products on top."""
+    """A linear layer, or several in one product, with the bank's products on top."""
 
-    def __init__(self, base: Any, bank: LoraBank) -> None:
+    def __init__(self, base: Any, bank: LoraBank, sizes: Sequence[int]) -> None:
+        """`sizes`: outputs of each layer."""
         super().__init__()
         self.base = base
+        ends = [sum(sizes[: part + 1]) for part in range(len(sizes))]
+        self._rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        self.rank = 0
+        """Highest of a layer that there is room for."""
         self._bank = (bank,)  # hidden from nn.Module: the bank holds the model
         like = bank.like
         self.in_features, self.out_features = base.in_features, base.out_features
@@ -249,23 +269,26 @@ class BankedLinear(nn.Module):
 
     def resize(self, capacity: int, rank: int) -> None:
         """Make room; what is held stays."""
-        a, b = self.a, self.b
-        self.a = a.new_zeros(capacity, rank, self.in_features)
-        self.b = b.new_zeros(capacity, self.out_features, rank)
-        self.a[: len(a), : a.shape[1]] = a
-        self.b[: len(b), :, : b.shape[2]] = b
+        a, b, held = self.a, self.b, self.rank
+        self.a = a.new_zeros(capacity, len(self._rows) * rank, self.in_features)
+        self.b = b.new_zeros(capacity, self.out_features, len(self._rows) * rank)
+        for part, rows in enumerate(self._rows):
+            self.a[: len(a), part * rank : part * rank + held] = a[:, part * held : (part + 1) * held]
+            self.b[: len(b), rows, part * rank : part * rank + held] = b[:, rows, part * held : (part + 1) * held]
+        self.rank = rank
 
-    def put(self, index: int, a: Tensor, b: Tensor, magnitude: Tensor | None) -> None:
-        """Hold an adapter's matrices: A `[rank, in]` and B `[out, rank]`, scaled."""
-        if len(a) > self.a.shape[1]:
+    def put(self, index: int, part: int, a: Tensor, b: Tensor, magnitude: Tensor | None) -> None:
+        """Hold an adapter's matrices of one of the layers: A `[rank, in]` and B `[out, rank]`, scaled."""
+        if len(a) > self.rank:
             self.resize(len(self.a), len(a))
-        self.clear(index)
-        self.a[index, : len(a)] = a
-        self.b[index, :, : len(a)] = b
+        rows, columns = self._rows[part], slice(part * self.rank, part * self.rank + len(a))
+        self.a[index, columns] = a
+        self.b[index, rows, columns] = b
         self._has.add(index)
         if magnitude is not None:
-            norms = torch.linalg.norm(self.base.weight.float() + b.float() @ a.float(), dim=1)
-            self._gains[index] = (magnitude / norms).to(b.dtype)
+            norms = torch.linalg.norm(self.base.weight[rows].float() + b.float() @ a.float(), dim=1)
+            gains = self._gains.setdefault(index, b.new_ones(self.out_features))
+            gains[rows] = (magnitude / norms).to(b.dtype)
 
     def clear(self, index: int) -> None:
         """Forget an adapter."""
@@ -273,6 +296,16 @@ class BankedLinear(nn.Module):
         self.b[index].zero_()
         self._gains.pop(index, None)
         self._has.discard(index)
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's."""
+        return self.base.weight  # type: ignore[no-any-return]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's."""
+        return getattr(self.base, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[1, tokens, in]` → `[1, tokens, out]`."""
@@ -309,7 +342,7 @@ class BankedLinear(nn.Module):
 
     def _add_one(self, x: Tensor, y: Tensor, index: int) -> None:
         gain = self._gains.get(index)
-        bias = getattr(self.base, "bias", None) if gain is not None else None
+        bias = self.bias if gain is not None else None
         if bias is not None:
             y -= bias
         y.addmm_(x @ self.a[index].T, self.b[index].T)

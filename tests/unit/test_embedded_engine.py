@@ -7,6 +7,7 @@ import pytest
 
 from ftlib.core.errors import UserError
 from ftlib.inference.embedded import EmbeddedEngine
+from ftlib.inference.linears import PackedLinear, SharedLinear
 from ftlib.inference.protocol import GenerationRequest, QueueFullError
 from ftlib.inference.stepper import Stepper
 from tests.inference_cases import generate_alone, save_varied_model
@@ -187,6 +188,7 @@ def _adapter(folder, tokenizer, target, **options):
     return model.eval()
 
 
+@pytest.mark.parametrize("shares", [False, True], ids=["apart", "shared products"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -197,12 +199,16 @@ def _adapter(folder, tokenizer, target, **options):
     ],
     ids=["rslora", "dora", "patterns", "few modules"],
 )
-def test_kinds_of_adapters_equal_peft(folder, tokenizer, tmp_path, options):
+def test_kinds_of_adapters_equal_peft(folder, tokenizer, tmp_path, options, shares, monkeypatch):
+    if shares:
+        monkeypatch.setattr(PackedLinear, "SMALLEST_FLOAT32", 1)
     model = _adapter(folder, tokenizer, tmp_path, **options)
     engine = engine_of(folder)
     load_adapters(engine, folder)
     engine.load_adapter("kind", tmp_path)
     try:
+        found = {type(module) for module in engine.stepper.model.modules()}
+        assert (SharedLinear in found) == shares
         requests = [
             GenerationRequest(f"{name}{i}", prompt_of(i, 9), 8, adapter=name, ignore_eos=True)
             for i in range(2)

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from ftlib.core.errors import UserError
+from ftlib.inference.linears import PackedLinear
 from ftlib.inference.slots import Plan, Segment
 from ftlib.inference.stepper import Stepper
 from tests.inference_cases import generate_alone, save_varied_model, varied_model
@@ -140,11 +141,14 @@ def test_adapters_with_few_tokens_share_a_product(adapted, turn):
     assert len({tuple(row.tolist()) for row in together}) == len(turn)
 
 
-@pytest.fixture(scope="module")
-def adapted(tokenizer, tmp_path_factory):
+@pytest.fixture(scope="module", params=["apart", "shared products"])
+def adapted(request, tokenizer, tmp_path_factory):
     """A stepper with five adapters, the third unloaded and its place taken by the last, and token ids."""
     folder = save_varied_model(tokenizer, tmp_path_factory.mktemp("bank"), num_adapters=5)
-    stepper = Stepper(varied_model(tokenizer), tokenizer, num_slots=8, capacity=64, max_adapters=2)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "apart":
+            patch.setattr(PackedLinear, "SMALLEST_FLOAT32", 1)
+        stepper = Stepper(varied_model(tokenizer), tokenizer, num_slots=8, capacity=64, max_adapters=2)
     for name, number in (("1", 0), ("2", 1), ("gone", 2), ("3", 3), ("4", 4)):
         stepper.add(stepper.read(name, folder / f"adapter{number}", None))
     stepper.remove("gone")
