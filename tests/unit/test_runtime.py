@@ -95,6 +95,9 @@ def test_titled_process_in_the_temporary_folder_is_found_without_its_environment
         folder.mkdir(parents=True, exist_ok=True)
         children.append(subprocess.Popen([name, "60"], executable=shutil.which("sleep"), cwd=folder, env={}))
     try:
+        # A process has no command line yet when `Popen` returns, for some microseconds.
+        while not all(Path(f"/proc/{child.pid}/cmdline").read_bytes() for child in children):
+            time.sleep(0.01)
         shutil.rmtree(ours / "w2")  # the folder is gone by then
         assert [item.pid for item in find_marked("nobody", str(ours))] == [children[0].pid]
     finally:
