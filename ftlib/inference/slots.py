@@ -113,6 +113,8 @@ class Plan:
         self._places: dict[int, Tensor] = {}
         self.last_tokens = ends - 1
         """Last token of each segment, int64[segments]."""
+        self.layout = np.stack([slots, starts, lengths, ends - lengths], axis=1)
+        """Slot, states before, tokens and first token of each segment, int64[segments, 4]."""
         firsts = (ends - lengths).tolist()
         self.chunks = [
             _Chunk(first, segment.length, segment.slot, segment.start)
@@ -176,6 +178,8 @@ class SlotCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[])
         self.num_slots, self.capacity = num_slots, capacity
         self.states: dict[int, tuple[Tensor, Tensor]] = {}
+        self.settings: dict[int, tuple[int, float]] = {}
+        """Window (0: none) and factor of scores that each layer's attention was called with."""
         self.plan: Plan
 
     def update(
@@ -242,6 +246,7 @@ def attend_slots(  # noqa: PLR0917 (transformers calls it by position)
     assert slots is not None
     keys, values = slots.states[module.layer_idx]
     window = sliding_window or 0
+    slots.settings[module.layer_idx] = window, query.shape[3] ** -0.5 if scaling is None else scaling
     queries = query[0].transpose(0, 1)
     num_tokens, num_heads, num_kv = len(queries), queries.shape[1], keys.shape[1]
     groups = num_heads // num_kv

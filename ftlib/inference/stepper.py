@@ -16,6 +16,7 @@ from torch import Tensor
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
+from ftlib.inference.fused import fuse_layers, unfuse_layers
 from ftlib.inference.grammar import GrammarCompiler
 from ftlib.inference.linears import finding_siblings, lay_out_linears
 from ftlib.inference.lora_bank import AdapterWeights, LoraBank, Span, read_adapter
@@ -79,6 +80,7 @@ class Stepper:
         use_slots(model)
         self.bank = LoraBank(model, max_adapters)
         self._compare(expected)
+        self._fuse(expected)
         lay_out_linears(model, siblings, int8)
         fuse_norms(model)
         self.bank = LoraBank(model, max_adapters)
@@ -185,6 +187,15 @@ class Stepper:
             if hook is not None:
                 hook.remove()
         return output.logits[0].float(), found[0][0].float() if found else None
+
+    def _fuse(self, expected: Tensor) -> None:
+        """Fuse the layers where that gives the same."""
+        replaced = fuse_layers(self.model, self.slots)
+        try:
+            self._compare(expected)
+        except UserError:
+            logger.warning("fused layers give something else than the model's own, which are used instead")
+            unfuse_layers(self.model, replaced)
 
     def _compare(self, expected: Tensor) -> None:
         """Raise UserError unless slots give what stock attention gives."""

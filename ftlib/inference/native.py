@@ -1,0 +1,164 @@
+"""Builds and loads the kernels of `native.cpp`: what a decoder layer computes between its products, on a CPU.
+
+They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++` or `clang++`), and
+kept in `FTLIB_HOME`. Where there is none the engine computes the same with PyTorch's functions, more slowly.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from ctypes import c_float, c_int, c_int64, c_long, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftlib.core.logging import get_logger
+from ftlib.core.storage import state_home
+
+logger = get_logger(__name__)
+
+HEAD_DIMS = frozenset({32, 64, 96, 128})
+LANES = 16
+"""What other widths must be a multiple of."""
+
+_SOURCE = Path(__file__).with_name("native.cpp")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_BUILD_SECONDS = 120
+
+
+class AttentionSizes(ctypes.Structure):
+    """`Attention` of native.cpp."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "capacity", "window")),
+        ("scaling", c_float),
+        ("epsilon", c_float),
+    ]
+
+
+class Kernels:
+    """The kernels for one dtype, on tensors that are contiguous and on the CPU."""
+
+    def __init__(self, library: Path, dtype: torch.dtype) -> None:
+        """Load a built library; `dtype` is float32 or bfloat16."""
+        name = _NAMES[dtype]
+        # The short ones keep the interpreter's lock: another thread may hold on to it for longer than they take.
+        short, long = ctypes.PyDLL(str(library)), ctypes.CDLL(str(library))
+        self._add_norm = _typed(short[f"add_norm_{name}"], [c_void_p] * 4, [c_long, c_long, c_float])
+        self._silu_mul = _typed(short[f"silu_mul_{name}"], [c_void_p] * 2, [c_long, c_long])
+        self._attend = _typed(long[f"attend_{name}"], [c_void_p] * 2, [c_long], [c_void_p] * 8)
+
+    def add_norm(self, states: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+        """Add to the states in place, if there is something to add, and return their root-mean-square norm.
+
+        Args:
+            states: 1 × tokens × width.
+            added: likewise, or None.
+            weight: width.
+            epsilon: of the norm.
+        """
+        out = torch.empty_like(states)
+        self._add_norm(
+            states.data_ptr(), None if added is None else added.data_ptr(), weight.data_ptr(), out.data_ptr(),
+            states.shape[1], states.shape[2], epsilon,
+        )  # fmt: skip
+        return out
+
+    def silu_mul(self, both: Tensor) -> Tensor:
+        """SiLU of the first half of the columns times the second: 1 × tokens × 2·width → 1 × tokens × width."""
+        width = both.shape[2] // 2
+        out = both.new_empty(1, both.shape[1], width)
+        self._silu_mul(both.data_ptr(), out.data_ptr(), both.shape[1], width)
+        return out
+
+    def attend(  # noqa: PLR0917
+        self,
+        sizes: AttentionSizes,
+        segments: Any,
+        qkv: Tensor,
+        angles: tuple[Tensor, Tensor],
+        norms: tuple[Tensor | None, Tensor | None],
+        states: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Turn a step's queries and keys by their positions, write keys and values to their slots, and attend.
+
+        Args:
+            sizes: the layer's.
+            segments: int64[segments, 4], a NumPy array: slot, states before, tokens, first token.
+            qkv: 1 × tokens × (heads + 2·kv_heads)·head_dim.
+            angles: cosines and sines, 1 × tokens × head_dim, both halves alike or not.
+            norms: weights of the norms of queries and keys, head_dim each, or None.
+            states: keys and values, slots × kv_heads × capacity × head_dim.
+
+        Returns:
+            1 × tokens × heads·head_dim.
+        """
+        out = qkv.new_empty(1, qkv.shape[1], sizes.heads * sizes.head_dim)
+        query_norm, key_norm = norms
+        self._attend(
+            ctypes.addressof(sizes), segments.ctypes.data, len(segments), qkv.data_ptr(),
+            angles[0].data_ptr(), angles[1].data_ptr(),
+            None if query_norm is None else query_norm.data_ptr(), None if key_norm is None else key_norm.data_ptr(),
+            states[0].data_ptr(), states[1].data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+        return out
+
+
+def _typed(function: Any, *arguments: list[Any]) -> Any:
+    function.argtypes, function.restype = [kind for some in arguments for kind in some], None
+    return function
+
+
+def kernels_for(dtype: torch.dtype) -> Kernels | None:
+    """The kernels for float32 or bfloat16; None for another dtype, and where they cannot be built."""
+    library = _library() if dtype in _NAMES else None
+    return Kernels(library, dtype) if library is not None else None
+
+
+@functools.cache
+def _library() -> Path | None:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        logger.info("no C++ compiler: the engine's own kernels are not built, PyTorch's take their place")
+        return None
+    flags = [*_FLAGS, *(["-mprefer-vector-width=512"] if torch.cpu._is_avx512_supported() else [])]
+    try:
+        return _built(compiler, flags)
+    except (OSError, subprocess.SubprocessError) as error:
+        shown = (getattr(error, "stderr", None) or str(error)).strip()[-500:]
+        logger.warning("%s could not build the engine's kernels, PyTorch's take their place: %s", compiler, shown)
+        return None
+
+
+def _built(compiler: str, flags: list[str]) -> Path:
+    """The library for this source, compiler and CPU, built if it was not before."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+    known = "\0".join([_SOURCE.read_text(), version, *flags, _cpu()])
+    folder = state_home() / "kernels"
+    path = folder / f"native-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        compiled, linked = f"{scratch}/native.o", f"{scratch}/native.so"
+        # Linked without OpenMP's library: the one that PyTorch has loaded serves, with its threads.
+        for command in ([*flags, "-c", str(_SOURCE), "-o", compiled], ["-shared", compiled, "-o", linked]):
+            subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=_BUILD_SECONDS)
+        os.replace(linked, path)
+    return path
+
+
+def _cpu() -> str:
+    """What the instructions that may be used depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return "\n".join([platform.machine(), platform.processor(), *flags])

@@ -1,0 +1,171 @@
+"""Fused decoder layers and their kernels against the model's own layers and PyTorch's functions."""
+
+import random
+
+import pytest
+import torch
+import transformers
+from torch.nn.functional import rms_norm, silu
+
+from ftlib.inference import native, stepper
+from ftlib.inference.fused import FusedLayer
+from ftlib.inference.slots import Segment
+from ftlib.inference.stepper import Stepper
+from ftlib.models.load import cpu_has_bfloat16
+
+SIZES = {
+    "vocab_size": 300, "hidden_size": 128, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 512,
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def fresh_build(monkeypatch, tmp_path):
+    """No library built yet, and none afterwards."""
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path))
+    native._library.cache_clear()
+    yield tmp_path / "kernels"
+    native._library.cache_clear()
+
+
+def _build(name, options, dtype=torch.float32):
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **options})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = getattr(transformers, f"{name}ForCausalLM")(config).eval().to(dtype)
+        for key, weight in model.named_parameters():
+            if "norm" in key or "bias" in key:
+                torch.nn.init.normal_(weight, 0.8, 0.3)
+    return model
+
+
+def _traffic(seed=0, slots=5, steps=30):
+    """Steps of requests that start, go on in chunks or token by token, and end."""
+    generator = random.Random(seed)
+    held = [0] * slots
+    for _ in range(steps):
+        segments = []
+        for slot in generator.sample(range(slots), generator.randint(1, slots)):
+            if held[slot] > 200:
+                held[slot] = 0
+            length = generator.choice([1, 1, 1, 2, 31, 32, 33, 70])
+            segments.append(Segment(slot, held[slot], length))
+            held[slot] += length
+        yield segments, [generator.randrange(3, 300) for segment in segments for _ in range(segment.length)]
+
+
+def _is_fused(engine):
+    return all(isinstance(layer, FusedLayer) for layer in engine.model.model.layers)
+
+
+FAMILY = pytest.mark.parametrize(
+    "name, options",
+    [
+        ("Llama", {}),
+        ("Llama", {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True, "head_dim": 64}),
+        ("Llama", {"hidden_size": 160, "num_attention_heads": 10, "num_key_value_heads": 1, "head_dim": 32}),
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 96}),
+        ("Mistral", {"sliding_window": 50, "head_dim": 128}),
+    ],
+)
+
+
+def _stock(model, tokenizer, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stepper, "fuse_layers", lambda model, slots: [])
+        engine = Stepper(model, tokenizer, num_slots=5, capacity=300)
+    assert not _is_fused(engine)
+    return engine
+
+
+def _errors(engine, exact):
+    """Largest error of each row of logits, relative to its largest logit."""
+    errors = []
+    for segments, ids in _traffic():
+        expected, found = (one.step(segments, ids, range(len(segments)))[0] for one in (exact, engine))
+        errors.append((found - expected).abs().amax(-1) / expected.abs().amax(-1))
+    return torch.cat(errors)
+
+
+@FAMILY
+def test_the_family_gives_what_its_own_layers_give(name, options, tokenizer, monkeypatch):
+    fused = Stepper(_build(name, options), tokenizer, num_slots=5, capacity=300)
+    stock = _stock(_build(name, options), tokenizer, monkeypatch)
+    assert _is_fused(fused)
+    assert _errors(fused, stock).max() < 2e-5
+
+
+@FAMILY
+def test_in_bfloat16_it_is_no_further_from_float32_than_they_are(name, options, tokenizer, monkeypatch):
+    if not cpu_has_bfloat16():
+        pytest.skip("this CPU multiplies no bfloat16")
+    fused = Stepper(_build(name, options, torch.bfloat16), tokenizer, num_slots=5, capacity=300)
+    stock = _stock(_build(name, options, torch.bfloat16), tokenizer, monkeypatch)
+    exact = _stock(_build(name, options, torch.bfloat16).float(), tokenizer, monkeypatch)
+    assert _is_fused(fused)
+    assert _errors(fused, exact).mean() < 1.1 * _errors(stock, exact).mean()
+
+
+@pytest.mark.parametrize(
+    "name, options", [("Llama", {"head_dim": 48}), ("Llama", {"hidden_act": "gelu"}), ("Granite", {})]
+)
+def test_others_keep_their_layers(name, options, tokenizer):
+    assert not _is_fused(Stepper(_build(name, options), tokenizer, num_slots=2, capacity=64))
+
+
+def test_a_layer_that_computes_more_than_its_name_says_is_put_back(tokenizer, caplog):
+    model = _build("Llama", {})
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda module, arguments, output: output * 1.5)
+    engine = Stepper(model, tokenizer, num_slots=2, capacity=64)
+    assert not _is_fused(engine)
+    assert "the model's own" in caplog.text
+
+
+def test_without_a_compiler_the_model_keeps_its_layers(fresh_build, tokenizer, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert not _is_fused(Stepper(_build("Llama", {}), tokenizer, num_slots=2, capacity=64))
+    assert not fresh_build.exists()
+
+
+def test_a_compiler_that_fails_is_told_and_done_without(fresh_build, tokenizer, monkeypatch, tmp_path, caplog):
+    compiler = tmp_path / "broken"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "no such header" >&2; exit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert not _is_fused(Stepper(_build("Llama", {}), tokenizer, num_slots=2, capacity=64))
+    assert "no such header" in caplog.text
+    assert list(fresh_build.iterdir()) == []
+
+
+def test_a_library_is_built_once(fresh_build):
+    assert native.kernels_for(torch.float32) is not None
+    (library,) = fresh_build.iterdir()
+    written = library.stat().st_mtime_ns
+    native._library.cache_clear()
+    assert native.kernels_for(torch.bfloat16) is not None
+    assert [path.stat().st_mtime_ns for path in fresh_build.iterdir()] == [written]
+    assert native.kernels_for(torch.float16) is None
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("rows, width", [(1, 16), (7, 576), (130, 1536)])
+def test_norm_and_gate(dtype, tolerance, rows, width):
+    generator = torch.Generator().manual_seed(0)
+    kernels = native.kernels_for(dtype)
+    states, added = (torch.randn(1, rows, width, generator=generator).mul(30).to(dtype) for _ in range(2))
+    weight = torch.randn(width, generator=generator).to(dtype)
+    total = states + added
+    expected = rms_norm(states.float(), (width,), weight.float(), 1e-5).to(dtype)
+    torch.testing.assert_close(kernels.add_norm(states, None, weight, 1e-5), expected, rtol=tolerance, atol=tolerance)
+    expected = rms_norm(total.float(), (width,), weight.float(), 1e-5).to(dtype)
+    found = kernels.add_norm(states, added, weight, 1e-5)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert torch.equal(states, total)
+    both = torch.randn(1, rows, 2 * width, generator=generator).mul(40).to(dtype)
+    gate, up = both.float().chunk(2, -1)
+    expected = (silu(gate) * up).to(dtype)
+    torch.testing.assert_close(kernels.silu_mul(both), expected, rtol=tolerance, atol=1e-30)
