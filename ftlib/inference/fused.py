@@ -26,7 +26,11 @@ def fuse_layers(model: Any, slots: SlotCache) -> list[nn.Module]:
     """
     layers = getattr(model.base_model, "layers", None)
     config = model.config.get_text_config()
-    if not isinstance(layers, nn.ModuleList) or model.device.type != "cpu" or config.hidden_act != "silu":
+    if (
+        not isinstance(layers, nn.ModuleList)
+        or model.device.type != "cpu"
+        or getattr(config, "hidden_act", None) != "silu"
+    ):
         return []
     if not all(type(layer).__name__ in FAMILY and _fits(layer) for layer in layers):
         return []
@@ -62,7 +66,7 @@ class FusedLayer(nn.Module):
         self._norm_weights = [norm.weight.detach() for norm in (self.input_layernorm, self.post_attention_layernorm)]
         self._epsilons = [norm.variance_epsilon for norm in (self.input_layernorm, self.post_attention_layernorm)]
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-        self._head_norms = tuple(None if norm is None else norm.weight.detach() for norm in (query_norm, key_norm))
+        self._head_norms = (_weight(query_norm), _weight(key_norm))
         self._states = slots.states[attention.layer_idx]
         window, scaling = slots.settings[attention.layer_idx]
         self._sizes = native.AttentionSizes(
@@ -81,14 +85,16 @@ class FusedLayer(nn.Module):
         """`[1, tokens, width]` → the same tensor, changed in place."""
         kernels, attention, mlp = self._kernels, self.self_attn, self.mlp
         read = kernels.add_norm(hidden_states, None, self._norm_weights[0], self._epsilons[0])
+        qkv = _together(read, attention.q_proj, attention.k_proj, attention.v_proj)
         attended = kernels.attend(
-            self._sizes, past_key_values.plan.layout, _together(read, attention.q_proj, attention.k_proj, attention.v_proj),
-            position_embeddings, self._head_norms, self._states,
-        )  # fmt: skip
-        read = kernels.add_norm(
-            hidden_states, attention.o_proj(attended), self._norm_weights[1], self._epsilons[1]
+            self._sizes, past_key_values.plan.layout, qkv, position_embeddings, self._head_norms, self._states
         )
+        read = kernels.add_norm(hidden_states, attention.o_proj(attended), self._norm_weights[1], self._epsilons[1])
         return hidden_states.add_(mlp.down_proj(kernels.silu_mul(_together(read, mlp.gate_proj, mlp.up_proj))))
+
+
+def _weight(norm: Any) -> Tensor | None:
+    return None if norm is None else norm.weight.detach()
 
 
 def _together(x: Tensor, *linears: Any) -> Tensor:

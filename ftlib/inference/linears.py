@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from ftlib.inference.native import INT8_COLUMNS, LANES, Kernels, kernels_for
 from ftlib.models.load import cpu_has_bfloat16
 
 Siblings = list[tuple[nn.Module, list[str]]]
@@ -53,6 +55,38 @@ class Int8Linear(nn.Module):
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=self._reduce_range)  # type: ignore[no-any-return]
+
+
+class NativeInt8Linear(nn.Module):
+    """The same with the kernel of `native`: a token takes half the time, 128 tokens two thirds (SmolLM2-135M)."""
+
+    def __init__(self, linear: nn.Linear, kernels: Kernels) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias, self._kernels = linear.bias, kernels
+        weight = linear.weight.detach().float()
+        scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+        rounded = (weight / scales[:, None]).round()
+        gap = -len(weight) % INT8_COLUMNS
+        blocks = pad(rounded, (0, 0, 0, gap)).to(torch.int8).view(-1, INT8_COLUMNS, self.in_features // 4, 4)
+        self._packed = blocks.transpose(1, 2).contiguous()
+        self._scales, self._shifts = pad(scales, (0, gap)), pad(128 * rounded.sum(1), (0, gap))
+
+    @classmethod
+    def fits(cls, linear: nn.Linear, kernels: Kernels) -> bool:
+        """Whether the kernel takes such a layer."""
+        return kernels.has_int8 and linear.in_features % LANES == 0
+
+    @property
+    def weight(self) -> Tensor:
+        """What it computes with, as float32."""
+        rounded = self._packed.transpose(1, 2).reshape(-1, self.in_features).float()
+        return (rounded * self._scales[:, None])[: self.out_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` → `[..., out]`."""
+        y = self._kernels.int8_linear(x.contiguous(), self._packed, self._scales, self._shifts, self.out_features)
+        return y if self.bias is None else y.add_(self.bias)
 
 
 class PackedLinear(nn.Module):
@@ -169,7 +203,7 @@ def lay_out_linears(model: Any, siblings: Siblings, int8: bool) -> None:
     shared: Any = model.get_input_embeddings().weight
     for owner, name, linear in _linears(model):
         if int8:
-            setattr(owner, name, Int8Linear(linear))
+            setattr(owner, name, _int8(linear))
         elif PackedLinear.gains(linear):
             setattr(owner, name, PackedLinear(linear, linear.weight if linear.weight is shared else None))
 
@@ -187,9 +221,16 @@ def _join(owner: nn.Module, names: Sequence[str], int8: bool) -> None:
         joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)
     if not int8 and not PackedLinear.gains(joined):
         return
-    shared = SharedProduct(Int8Linear(joined) if int8 else PackedLinear(joined), sizes)
+    shared = SharedProduct(_int8(joined) if int8 else PackedLinear(joined), sizes)
     for index, name in enumerate(names):
         setattr(owner, name, SharedLinear(shared, index))
+
+
+def _int8(linear: nn.Linear) -> nn.Module:
+    kernels = kernels_for(linear.weight.dtype)
+    if kernels is not None and NativeInt8Linear.fits(linear, kernels):
+        return NativeInt8Linear(linear, kernels)
+    return Int8Linear(linear)
 
 
 def _linears(model: Any) -> list[tuple[nn.Module, str, nn.Linear]]:

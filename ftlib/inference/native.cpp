@@ -10,12 +10,17 @@
 #include <limits>
 #include <memory>
 
+#ifdef __AVX512VNNI__
+#include <immintrin.h>
+#endif
+
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int kBlock = 64;       // states that are looked at together
-constexpr int kTile = 32;        // tokens of a prompt that are
-constexpr long kAlone = 1 << 14; // values below which one thread is faster than two
+constexpr int kBlock = 64;        // states that are looked at together
+constexpr int kTile = 32;         // tokens of a prompt that are
+constexpr int kTogether = 4;      // queries whose sums stay in registers
+constexpr long kAlone = 1 << 14;  // values below which one thread is faster than two
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
@@ -26,22 +31,22 @@ struct bfloat16 {
     uint16_t bits;
 };
 
-inline Vec load(const float *from) {
+inline Vec load(const float* from) {
     Vec values;
     std::memcpy(&values, from, sizeof values);
     return values;
 }
 
-inline Vec load(const bfloat16 *from) {
+inline Vec load(const bfloat16* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
     Bits bits = __builtin_convertvector(halves, Bits) << 16;
     return (Vec)bits;
 }
 
-inline void store(float *to, Vec values) { std::memcpy(to, &values, sizeof values); }
+inline void store(float* to, Vec values) { std::memcpy(to, &values, sizeof values); }
 
-inline void store(bfloat16 *to, Vec values) {
+inline void store(bfloat16* to, Vec values) {
     Bits bits = (Bits)values;
     bits += 0x7FFF + ((bits >> 16) & 1);
     Halves halves = __builtin_convertvector(bits >> 16, Halves);
@@ -83,7 +88,8 @@ inline Vec exponential(Vec x) {
 }
 
 // The scale that gives `row` a root mean square of one.
-template <typename T> inline float scale_of(const T *row, long width, float epsilon) {
+template <typename T>
+inline float scale_of(const T* row, long width, float epsilon) {
     Vec squares{};
     for (long at = 0; at < width; at += kLanes) {
         const Vec x = load(row + at);
@@ -93,19 +99,21 @@ template <typename T> inline float scale_of(const T *row, long width, float epsi
 }
 
 template <typename T>
-void add_norm(T *states, const T *added, const T *weight, T *out, long rows, long width, float epsilon) {
+void add_norm(T* states, const T* added, const T* weight, T* out, long rows, long width, float epsilon) {
 #pragma omp parallel for if (rows * width > kAlone)
     for (long row = 0; row < rows; ++row) {
-        T *mine = states + row * width;
+        T* mine = states + row * width;
         if (added != nullptr)
-            for (long at = 0; at < width; at += kLanes) store(mine + at, load(mine + at) + load(added + row * width + at));
+            for (long at = 0; at < width; at += kLanes)
+                store(mine + at, load(mine + at) + load(added + row * width + at));
         const Vec scale = all(scale_of(mine, width, epsilon));
         for (long at = 0; at < width; at += kLanes)
             store(out + row * width + at, load(mine + at) * scale * load(weight + at));
     }
 }
 
-template <typename T> void silu_mul(const T *both, T *out, long rows, long width) {
+template <typename T>
+void silu_mul(const T* both, T* out, long rows, long width) {
 #pragma omp parallel for if (rows * width > kAlone)
     for (long row = 0; row < rows; ++row) {
         const T *gate = both + row * 2 * width, *up = gate + width;
@@ -129,7 +137,7 @@ struct Segment {
 
 // Turns a head by its position's angles, normed before if the layer does.
 template <typename T>
-inline void rotate(const T *head, const T *cosine, const T *sine, const T *weight, const Attention &a, Vec *out) {
+inline void rotate(const T* head, const T* cosine, const T* sine, const T* weight, const Attention& a, Vec* out) {
     const int half = static_cast<int>(a.head_dim) / 2 / kLanes, vectors = 2 * half;
     for (int at = 0; at < vectors; ++at) out[at] = load(head + at * kLanes);
     if (weight != nullptr) {
@@ -145,11 +153,11 @@ inline void rotate(const T *head, const T *cosine, const T *sine, const T *weigh
 
 // One token and the `groups` heads that share a key head: `queries` [groups, head_dim], turned and scaled.
 template <typename T, int V>
-void attend_one(const Vec *queries, const T *keys, const T *values, long from, long to, int groups, T *out) {
+void attend_one(const Vec* queries, const T* keys, const T* values, long from, long to, int groups, T* out) {
     constexpr int kMost = 8;
     for (int first = 0; first < groups; first += kMost) {
         const int count = std::min(groups - first, kMost);
-        const Vec *q = queries + first * V;
+        const Vec* q = queries + first * V;
         Vec sums[kMost][V] = {};
         float largest[kMost], totals[kMost] = {};
         std::fill(largest, largest + kMost, -std::numeric_limits<float>::infinity());
@@ -187,96 +195,139 @@ void attend_one(const Vec *queries, const T *keys, const T *values, long from, l
             }
         }
         for (int g = 0; g < count; ++g)
-            for (int v = 0; v < V; ++v)
-                store(out + ((first + g) * V + v) * kLanes, sums[g][v] * all(1.0f / totals[g]));
+            for (int v = 0; v < V; ++v) store(out + ((first + g) * V + v) * kLanes, sums[g][v] * all(1.0f / totals[g]));
     }
 }
 
-// `count` neighbouring tokens of a prompt, the first at position `position`, and the heads that share a key head:
-// `queries` [count, groups, head_dim]. Keys are transposed block by block, so that a score is a lane.
+// What attend_tile works on, for `rows` queries (a multiple of kTogether).
+template <int V>
+struct Tile {
+    static constexpr int kDim = V * kLanes;
+    std::unique_ptr<Vec[]> memory;
+    float *queries, *sums;    // [rows, kDim]
+    float *largest, *totals;  // [rows]
+    float* keys;              // [kDim, kBlock], so that a score is a lane
+    float* values;            // [kBlock, kDim]
+
+    explicit Tile(long rows) : memory(new Vec[2 * rows * V + 2 * (rows / kLanes + 1) + 2 * kDim * kBlock / kLanes]) {
+        queries = reinterpret_cast<float*>(memory.get());
+        sums = queries + rows * kDim;
+        largest = sums + rows * kDim;
+        totals = largest + (rows / kLanes + 1) * kLanes;
+        keys = totals + (rows / kLanes + 1) * kLanes;
+        values = keys + kDim * kBlock;
+    }
+};
+
+// `count` neighbouring tokens of a prompt, the first at position `position`, and the heads that share a key head: the
+// tile's queries are [count, groups, head_dim].
 template <typename T, int V>
-void attend_tile(const Vec *queries, const T *keys, const T *values, long position, int count, int groups, long window,
-                 T *out, long out_stride, float *scratch) {
-    constexpr int kDim = V * kLanes, kWide = kBlock / kLanes;
-    const int rows = count * groups;
-    float *transposed = scratch, *largest = transposed + kDim * kBlock, *totals = largest + rows;
-    Vec *sums = reinterpret_cast<Vec *>(scratch + kDim * kBlock + (2 * rows + kLanes - 1) / kLanes * kLanes);
-    std::fill(largest, largest + rows, -std::numeric_limits<float>::infinity());
-    std::fill(totals, totals + rows, 0.0f);
-    std::fill(sums, sums + rows * V, Vec{});
-    const long to = position + count;
-    const long from = window > 0 ? std::max(0L, position - window + 1) : 0;
-    alignas(64) float scores[kBlock];
+void attend_tile(const Tile<V>& tile, const T* keys, const T* values, long position, int count, int groups, long window,
+                 T* out, long out_stride) {
+    constexpr int kDim = V * kLanes, kWide = kBlock / kLanes, kHalf = V % 4 == 0 ? 4 : 2;
+    const float kHidden = -std::numeric_limits<float>::infinity();
+    const int rows = (count * groups + kTogether - 1) / kTogether * kTogether;
+    std::fill(tile.largest, tile.largest + rows, kHidden);
+    std::fill(tile.totals, tile.totals + rows, 0.0f);
+    std::fill(tile.sums, tile.sums + rows * kDim, 0.0f);
+    const long to = position + count, from = window > 0 ? std::max(0L, position - window + 1) : 0;
     for (long start = from; start < to; start += kBlock) {
         const int here = static_cast<int>(std::min<long>(kBlock, to - start));
         for (int at = 0; at < here; ++at) {
             alignas(64) float key[kDim];
-            for (int v = 0; v < V; ++v) store(key + v * kLanes, load(keys + (start + at) * kDim + v * kLanes));
-            for (int d = 0; d < kDim; ++d) transposed[d * kBlock + at] = key[d];
+            for (int v = 0; v < V; ++v) {
+                store(key + v * kLanes, load(keys + (start + at) * kDim + v * kLanes));
+                store(tile.values + at * kDim + v * kLanes, load(values + (start + at) * kDim + v * kLanes));
+            }
+            for (int d = 0; d < kDim; ++d) tile.keys[d * kBlock + at] = key[d];
         }
-        for (int row = 0; row < rows; ++row) {
-            const long own = position + row / groups;
-            // States `low` to `high` of the block are what this token may see.
-            const int high = static_cast<int>(std::min<long>(here, own + 1 - start));
-            const int low = window > 0 ? static_cast<int>(std::max(0L, own - window + 1 - start)) : 0;
-            if (high <= low) continue;
-            const float *query = reinterpret_cast<const float *>(queries + row * V);
-            Vec dots[kWide] = {};
+        for (int row = 0; row < rows; row += kTogether) {
+            // States `low` to `high` of the block are what a token may see.
+            const auto high_of = [&](int r) {
+                return static_cast<int>(std::clamp<long>(position + r / groups + 1 - start, 0, here));
+            };
+            const auto low_of = [&](int r) {
+                return window > 0
+                           ? static_cast<int>(std::clamp<long>(position + r / groups - window + 1 - start, 0, here))
+                           : 0;
+            };
+            const int highest = high_of(row + kTogether - 1), lowest = low_of(row);
+            if (highest <= lowest) continue;
+            const float* query = tile.queries + row * kDim;
+            Vec dots[kTogether][kWide] = {};
             for (int d = 0; d < kDim; ++d) {
-                const Vec q = all(query[d]);
-                for (int w = 0; w < kWide; ++w) dots[w] += q * load(transposed + d * kBlock + w * kLanes);
+                Vec key[kWide];
+                for (int w = 0; w < kWide; ++w) key[w] = load(tile.keys + d * kBlock + w * kLanes);
+                for (int r = 0; r < kTogether; ++r)
+                    for (int w = 0; w < kWide; ++w) dots[r][w] += all(query[r * kDim + d]) * key[w];
             }
-            for (int w = 0; w < kWide; ++w) store(scores + w * kLanes, dots[w]);
-            std::fill(scores, scores + low, -std::numeric_limits<float>::infinity());
-            std::fill(scores + high, scores + kBlock, -std::numeric_limits<float>::infinity());
-            const float most = std::max(largest[row], *std::max_element(scores + low, scores + high));
-            const float shrink = std::exp(largest[row] - most);
-            Vec total{};
-            for (int at = 0; at < kBlock; at += kLanes) {
-                const Vec weights = exponential(load(scores + at) - all(most));
-                store(scores + at, weights);
-                total += weights;
+            alignas(64) float scores[kTogether][kBlock];
+            float shrink[kTogether];
+            for (int r = 0; r < kTogether; ++r) {
+                const int low = low_of(row + r), high = high_of(row + r);
+                for (int w = 0; w < kWide; ++w) store(scores[r] + w * kLanes, dots[r][w]);
+                std::fill(scores[r], scores[r] + low, kHidden);
+                std::fill(scores[r] + std::max(low, high), scores[r] + kBlock, kHidden);
+                float& largest = tile.largest[row + r];
+                const float most =
+                    high > low ? std::max(largest, *std::max_element(scores[r] + low, scores[r] + high)) : largest;
+                shrink[r] = largest == most ? 1.0f : std::exp(largest - most);
+                largest = most;
+                Vec total{};
+                // A token that has seen nothing yet has no largest score to subtract.
+                const Vec base = all(most == kHidden ? 0.0f : most);
+                for (int at = 0; at < kBlock; at += kLanes) {
+                    const Vec weights = exponential(load(scores[r] + at) - base);
+                    store(scores[r] + at, weights);
+                    total += weights;
+                }
+                tile.totals[row + r] = tile.totals[row + r] * shrink[r] + sum(total);
             }
-            totals[row] = totals[row] * shrink + sum(total);
-            largest[row] = most;
-            Vec mine[V];
-            for (int v = 0; v < V; ++v) mine[v] = sums[row * V + v] * all(shrink);
-            for (int at = low; at < high; ++at)
-                for (int v = 0; v < V; ++v)
-                    mine[v] += all(scores[at]) * load(values + (start + at) * kDim + v * kLanes);
-            for (int v = 0; v < V; ++v) sums[row * V + v] = mine[v];
+            for (int first = 0; first < V; first += kHalf) {
+                Vec mine[kTogether][kHalf];
+                float* sums = tile.sums + row * kDim + first * kLanes;
+                for (int r = 0; r < kTogether; ++r)
+                    for (int v = 0; v < kHalf; ++v) mine[r][v] = load(sums + r * kDim + v * kLanes) * all(shrink[r]);
+                for (int at = lowest; at < highest; ++at)
+                    for (int v = 0; v < kHalf; ++v) {
+                        const Vec value = load(tile.values + at * kDim + (first + v) * kLanes);
+                        for (int r = 0; r < kTogether; ++r) mine[r][v] += all(scores[r][at]) * value;
+                    }
+                for (int r = 0; r < kTogether; ++r)
+                    for (int v = 0; v < kHalf; ++v) store(sums + r * kDim + v * kLanes, mine[r][v]);
+            }
         }
     }
-    for (int row = 0; row < rows; ++row)
+    for (int row = 0; row < count * groups; ++row)
         for (int v = 0; v < V; ++v)
             store(out + row / groups * out_stride + (row % groups * V + v) * kLanes,
-                  sums[row * V + v] * all(1.0f / totals[row]));
+                  load(tile.sums + row * kDim + v * kLanes) * all(1.0f / tile.totals[row]));
 }
 
 template <typename T, int V>
-void attend(const Attention &a, const Segment *segments, long num_segments, const T *qkv, const T *cosine, const T *sine, const T *q_norm, const T *k_norm, T *keys,
-            T *values, T *out) {
+void attend(const Attention& a, const Segment* segments, long num_segments, const T* qkv, const T* cosine,
+            const T* sine, const T* q_norm, const T* k_norm, T* keys, T* values, T* out) {
     constexpr int kDim = V * kLanes;
     const int groups = static_cast<int>(a.heads / a.kv_heads);
     const long width = (a.heads + 2 * a.kv_heads) * kDim, out_stride = a.heads * kDim;
     long tokens = 0, work = 0, tiles = 0;
     for (long s = 0; s < num_segments; ++s) {
-        const Segment &segment = segments[s];
+        const Segment& segment = segments[s];
         tokens += segment.length;
         tiles += (segment.length + kTile - 1) / kTile;
         work += segment.length * (segment.start + segment.length / 2 + 1) * a.heads;
     }
     std::unique_ptr<int64_t[]> places(new int64_t[2 * tokens]);  // slot and position of each token
     std::unique_ptr<int64_t[]> tile_of(new int64_t[2 * tiles]);  // segment, and tokens of it before the tile
-    long tile = 0;
+    long next = 0;
     for (long s = 0; s < num_segments; ++s) {
-        const Segment &segment = segments[s];
+        const Segment& segment = segments[s];
         for (long at = 0; at < segment.length; ++at) {
             places[2 * (segment.first + at)] = segment.slot;
             places[2 * (segment.first + at) + 1] = segment.start + at;
             if (at % kTile == 0) {
-                tile_of[2 * tile] = s;
-                tile_of[2 * tile++ + 1] = at;
+                tile_of[2 * next] = s;
+                tile_of[2 * next++ + 1] = at;
             }
         }
     }
@@ -286,8 +337,8 @@ void attend(const Attention &a, const Segment *segments, long num_segments, cons
         for (long token = 0; token < tokens; ++token) {
             const long slot = places[2 * token], position = places[2 * token + 1];
             for (long head = 0; head < a.kv_heads; ++head) {
-                const T *key = qkv + token * width + (a.heads + head) * kDim;
-                T *place = keys + ((slot * a.kv_heads + head) * a.capacity + position) * kDim;
+                const T* key = qkv + token * width + (a.heads + head) * kDim;
+                T* place = keys + ((slot * a.kv_heads + head) * a.capacity + position) * kDim;
                 Vec turned[V];
                 rotate(key, cosine + token * kDim, sine + token * kDim, k_norm, a, turned);
                 for (int v = 0; v < V; ++v) store(place + v * kLanes, turned[v]);
@@ -295,59 +346,167 @@ void attend(const Attention &a, const Segment *segments, long num_segments, cons
                 std::memcpy(place, key + a.kv_heads * kDim, kDim * sizeof(T));
             }
         }
-        std::unique_ptr<Vec[]> queries(new Vec[kTile * groups * V]);
-        const long scratch_size = kDim * kBlock + (2 * kTile * groups + kLanes) + kTile * groups * kDim;
-        std::unique_ptr<Vec[]> scratch(new Vec[scratch_size / kLanes + 1]);
+        const Tile<V> tile(std::min<long>(tokens, kTile) * groups + kTogether);
+        Vec* queries = reinterpret_cast<Vec*>(tile.queries);
 #pragma omp for schedule(dynamic)
         for (long item = 0; item < tiles * a.kv_heads; ++item) {
             const long t = tiles - 1 - item / a.kv_heads, head = item % a.kv_heads;
-            const Segment &segment = segments[tile_of[2 * t]];
+            const Segment& segment = segments[tile_of[2 * t]];
             const long before = tile_of[2 * t + 1], first = segment.first + before, position = segment.start + before;
             const int count = static_cast<int>(std::min<long>(kTile, segment.length - before));
             for (int row = 0; row < count * groups; ++row) {
                 const long token = first + row / groups;
-                const T *query = qkv + token * width + (head * groups + row % groups) * kDim;
-                rotate(query, cosine + token * kDim, sine + token * kDim, q_norm, a, queries.get() + row * V);
+                const T* query = qkv + token * width + (head * groups + row % groups) * kDim;
+                rotate(query, cosine + token * kDim, sine + token * kDim, q_norm, a, queries + row * V);
                 for (int v = 0; v < V; ++v) queries[row * V + v] *= all(a.scaling);
             }
             const long states = (segment.slot * a.kv_heads + head) * a.capacity * kDim;
-            T *to = out + first * out_stride + head * groups * kDim;
+            T* to = out + first * out_stride + head * groups * kDim;
             if (count == 1) {
                 const long from = a.window > 0 ? std::max(0L, position - a.window + 1) : 0;
-                attend_one<T, V>(queries.get(), keys + states, values + states, from, position + 1, groups, to);
+                attend_one<T, V>(queries, keys + states, values + states, from, position + 1, groups, to);
             } else {
-                attend_tile<T, V>(queries.get(), keys + states, values + states, position, count, groups, a.window, to,
-                                  out_stride, reinterpret_cast<float *>(scratch.get()));
+                attend_tile<T, V>(tile, keys + states, values + states, position, count, groups, a.window, to,
+                                  out_stride);
             }
         }
     }
 }
 
 template <typename T>
-int attend_any(const Attention *a, const Segment *segments, long num_segments, const T *qkv, const T *cosine, const T *sine, const T *q_norm, const T *k_norm,
-               T *keys, T *values, T *out) {
+int attend_any(const Attention* a, const Segment* segments, long num_segments, const T* qkv, const T* cosine,
+               const T* sine, const T* q_norm, const T* k_norm, T* keys, T* values, T* out) {
     switch (a->head_dim) {
-    case 32: attend<T, 2>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out); return 0;
-    case 64: attend<T, 4>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out); return 0;
-    case 96: attend<T, 6>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out); return 0;
-    case 128: attend<T, 8>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out); return 0;
-    default: return 1;
+        case 32:
+            attend<T, 2>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
+            return 0;
+        case 64:
+            attend<T, 4>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
+            return 0;
+        case 96:
+            attend<T, 6>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
+            return 0;
+        case 128:
+            attend<T, 8>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
+            return 0;
+        default:
+            return 1;
     }
 }
+
+#ifdef __AVX512VNNI__
+
+constexpr int kColumns = 32;  // outputs that lie together in packed weights
+constexpr int kRows = 12;     // tokens that are multiplied together: 24 of 32 registers are sums
+
+// Rounds each token to 8 bits by its largest value; bits are stored + 128, as the instruction wants them unsigned.
+template <typename T>
+void quantize(const T* x, uint8_t* bits, float* scales, long rows, long width) {
+#pragma omp for
+    for (long row = 0; row < rows; ++row) {
+        Vec most{};
+        for (long at = 0; at < width; at += kLanes) {
+            const Vec values = load(x + row * width + at), size = values < all(0.0f) ? -values : values;
+            most = size > most ? size : most;
+        }
+        float largest = 1e-12f;
+        for (int lane = 0; lane < kLanes; ++lane) largest = std::max(largest, most[lane]);
+        const Vec scale = all(127.0f / largest);
+        for (long at = 0; at < width; at += kLanes) {
+            // 1.5 * 2^23 rounds to an integer, which its low bits then are.
+            const Ints rounded = (Ints)(load(x + row * width + at) * scale + all(12582912.0f)) + 128;
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(bits + row * width + at),
+                             _mm512_cvtepi32_epi8((__m512i)rounded));
+        }
+        scales[row] = largest / 127.0f;
+    }
+}
+
+// `R` tokens times one block of packed weights, [in / 4][kColumns][4].
+template <int R>
+inline void multiply(const uint8_t* bits, const int8_t* weights, long width, __m512i found[][2]) {
+    __m512i sums[R][2];
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+    for (long at = 0; at < width; at += 4, weights += 4 * kColumns) {
+        const __m512i left = _mm512_loadu_si512(weights), right = _mm512_loadu_si512(weights + 64);
+        for (int r = 0; r < R; ++r) {
+            int32_t four;
+            std::memcpy(&four, bits + r * width + at, 4);
+            const __m512i spread = _mm512_set1_epi32(four);
+            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], spread, left);
+            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], spread, right);
+        }
+    }
+    std::memcpy(found, sums, sizeof sums);
+}
+
+template <int R = kRows>
+inline void multiply_some(int rows, const uint8_t* bits, const int8_t* weights, long width, __m512i sums[][2]) {
+    if (rows == R)
+        multiply<R>(bits, weights, width, sums);
+    else if constexpr (R > 1)
+        multiply_some<R - 1>(rows, bits, weights, width, sums);
+}
+
+template <typename T>
+void int8_linear(const T* x, const int8_t* packed, const float* scales, const float* shifts, T* y, long rows,
+                 long width, long columns) {
+    std::unique_ptr<uint8_t[]> bits(new uint8_t[rows * width]);
+    std::unique_ptr<float[]> sizes(new float[rows]);
+#pragma omp parallel if (width * columns > kAlone)
+    {
+        quantize(x, bits.get(), sizes.get(), rows, width);
+#pragma omp for
+        for (long first = 0; first < columns; first += kColumns) {
+            const int8_t* weights = packed + first * width;
+            const int here = static_cast<int>(std::min<long>(kColumns, columns - first));
+            __m512i sums[kRows][2];
+            for (long row = 0; row < rows; row += kRows) {
+                const int count = static_cast<int>(std::min<long>(kRows, rows - row));
+                multiply_some(count, bits.get() + row * width, weights, width, sums);
+                for (int r = 0; r < count; ++r) {
+                    T out[kColumns];
+                    for (int half = 0; half < 2; ++half) {
+                        const Vec sum = __builtin_convertvector((Ints)sums[r][half], Vec);
+                        const Vec scale = all(sizes[row + r]) * load(scales + first + half * kLanes);
+                        store(out + half * kLanes, (sum - load(shifts + first + half * kLanes)) * scale);
+                    }
+                    std::memcpy(y + (row + r) * columns + first, out, here * sizeof(T));
+                }
+            }
+        }
+    }
+}
+
+#endif
 
 }  // namespace
 
 #define FTLIB_KERNELS(T, NAME)                                                                                         \
-    extern "C" void add_norm_##NAME(T *states, const T *added, const T *weight, T *out, long rows, long width,         \
+    extern "C" void add_norm_##NAME(T* states, const T* added, const T* weight, T* out, long rows, long width,         \
                                     float epsilon) {                                                                   \
         add_norm(states, added, weight, out, rows, width, epsilon);                                                    \
     }                                                                                                                  \
-    extern "C" void silu_mul_##NAME(const T *both, T *out, long rows, long width) { silu_mul(both, out, rows, width); } \
-    extern "C" int attend_##NAME(const Attention *a, const Segment *segments, long num_segments, const T *qkv,           \
-                                 const T *cosine, const T *sine, const T *q_norm, const T *k_norm, T *keys, T *values, \
-                                 T *out) {                                                                             \
-        return attend_any(a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);                                    \
+    extern "C" void silu_mul_##NAME(const T* both, T* out, long rows, long width) {                                    \
+        silu_mul(both, out, rows, width);                                                                              \
+    }                                                                                                                  \
+    extern "C" int attend_##NAME(const Attention* a, const Segment* segments, long num_segments, const T* qkv,         \
+                                 const T* cosine, const T* sine, const T* q_norm, const T* k_norm, T* keys, T* values, \
+                                 T* out) {                                                                             \
+        return attend_any(a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);            \
     }
 
 FTLIB_KERNELS(float, float32)
 FTLIB_KERNELS(bfloat16, bfloat16)
+
+// Absent where the CPU lacks the instruction.
+#ifdef __AVX512VNNI__
+#define FTLIB_INT8(T, NAME)                                                                                        \
+    extern "C" void int8_linear_##NAME(const T* x, const int8_t* packed, const float* scales, const float* shifts, \
+                                       T* y, long rows, long width, long columns) {                                \
+        int8_linear(x, packed, scales, shifts, y, rows, width, columns);                                           \
+    }
+
+FTLIB_INT8(float, float32)
+FTLIB_INT8(bfloat16, bfloat16)
+#endif

@@ -1,7 +1,7 @@
 """Builds and loads the kernels of `native.cpp`: what a decoder layer computes between its products, on a CPU.
 
-They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++` or `clang++`), and
-kept in `FTLIB_HOME`. Where there is none the engine computes the same with PyTorch's functions, more slowly.
+They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++` or `clang++`),
+and kept in `FTLIB_HOME`. Where there is none the engine computes the same with PyTorch's functions, more slowly.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import c_float, c_int, c_int64, c_long, c_void_p
+from ctypes import c_float, c_int64, c_long, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ logger = get_logger(__name__)
 HEAD_DIMS = frozenset({32, 64, 96, 128})
 LANES = 16
 """What other widths must be a multiple of."""
+
+INT8_COLUMNS = 32
+"""Outputs that lie together in packed INT8 weights."""
 
 _SOURCE = Path(__file__).with_name("native.cpp")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
@@ -55,6 +58,10 @@ class Kernels:
         self._add_norm = _typed(short[f"add_norm_{name}"], [c_void_p] * 4, [c_long, c_long, c_float])
         self._silu_mul = _typed(short[f"silu_mul_{name}"], [c_void_p] * 2, [c_long, c_long])
         self._attend = _typed(long[f"attend_{name}"], [c_void_p] * 2, [c_long], [c_void_p] * 8)
+        self.has_int8 = hasattr(long, f"int8_linear_{name}")
+        """Whether the CPU multiplies bytes (AVX-512 VNNI)."""
+        if self.has_int8:
+            self._int8_linear = _typed(long[f"int8_linear_{name}"], [c_void_p] * 5, [c_long] * 3)
 
     def add_norm(self, states: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """Add to the states in place, if there is something to add, and return their root-mean-square norm.
@@ -110,6 +117,26 @@ class Kernels:
             states[0].data_ptr(), states[1].data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return out
+
+    def int8_linear(self, x: Tensor, packed: Tensor, scales: Tensor, shifts: Tensor, columns: int) -> Tensor:
+        """Product of tokens, rounded to 8 bits each by its largest value, with INT8 weights.
+
+        Args:
+            x: … × in.
+            packed: int8, blocks × in / 4 × INT8_COLUMNS × 4: the weights of each block's outputs, four inputs a time.
+            scales: float32, blocks · INT8_COLUMNS: what a weight of one stands for.
+            shifts: float32, likewise: 128 times the sum of an output's weights.
+            columns: outputs.
+
+        Returns:
+            … × columns.
+        """
+        y = x.new_empty(*x.shape[:-1], columns)
+        self._int8_linear(
+            x.data_ptr(), packed.data_ptr(), scales.data_ptr(), shifts.data_ptr(), y.data_ptr(),
+            x.numel() // x.shape[-1], x.shape[-1], columns,
+        )  # fmt: skip
+        return y
 
 
 def _typed(function: Any, *arguments: list[Any]) -> Any:

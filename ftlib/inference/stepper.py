@@ -91,11 +91,11 @@ class Stepper:
     def load(cls, folder: Path, precision: str = "auto", device: str = "cpu", **options: Any) -> "Stepper":
         """Load a resolved model folder.
 
-        `precision` may be `int8`: INT8 linear layers in an otherwise float32 model, on a CPU. `bfloat16` computes in
+        `precision` may be `int8`: INT8 linear layers, on a CPU, in a model that is otherwise of bfloat16. That becomes
         float32 on a CPU that has no such arithmetic: emulated, it takes eight times as long.
         """
         int8 = precision == "int8"
-        dtype = torch.float32 if int8 else pick_dtype(precision, device)
+        dtype = torch.bfloat16 if int8 else pick_dtype(precision, device)
         if int8 and torch.device(device).type != "cpu":
             raise UserError("precision int8 is for CPUs; use bfloat16 on a GPU")
         if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not cpu_has_bfloat16():

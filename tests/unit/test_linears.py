@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from ftlib.inference import linears, native
 from ftlib.inference.linears import (
     Int8Linear,
+    NativeInt8Linear,
     PackedLinear,
     SharedLinear,
     finding_siblings,
@@ -92,15 +94,44 @@ def test_small_float32_layers_stay_as_they_are():
     assert type(block.left) is nn.Linear
 
 
+def _kernels():
+    kernels = native.kernels_for(torch.float32)
+    if kernels is None or not kernels.has_int8:
+        pytest.skip("this machine builds no INT8 kernel")
+    return kernels
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, NativeInt8Linear])
 @torch.inference_mode()
-def test_int8_scales_each_token_by_itself():
+def test_int8_scales_each_token_by_itself(kind, monkeypatch):
+    if kind is Int8Linear:
+        monkeypatch.setattr(linears, "kernels_for", lambda dtype: None)
+    else:
+        _kernels()
     block, x = Block(), torch.randn(1, 5, 64)
     expected, alone = block(x), block(x[:, 1:2])
     laid_out(block, x, int8=True)
-    assert isinstance(block.left, SharedLinear) and isinstance(block.out, Int8Linear)
+    assert isinstance(block.left, SharedLinear) and isinstance(block.out, kind)
     scale = expected.abs().max()
     assert 0 < (block(x) - expected).abs().max() < 0.03 * scale
     x[0, 0] *= 1000  # as the first token of a text is
     assert (block(x)[0, 1:] - expected[0, 1:]).abs().max() < 0.03 * scale
     assert (block(x[:, 1:2]) - alone).abs().max() < 0.03 * scale
     assert torch.isfinite(block(torch.zeros(1, 3, 64))).all()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("shape", [(1, 64, 32), (11, 48, 37), (12, 1536, 576), (13, 64, 96), (128, 576, 960)])
+@torch.inference_mode()
+def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance):
+    _kernels()
+    tokens, width, columns = shape
+    torch.manual_seed(0)
+    linear = nn.Linear(width, columns)
+    product = NativeInt8Linear(linear, native.kernels_for(dtype))
+    x = (torch.randn(1, tokens, width) * torch.logspace(-2, 2, tokens)[:, None]).to(dtype)
+    unit = x.float().abs().amax(-1, keepdim=True) / 127
+    expected = (x.float() / unit).round().double() * unit @ product.weight.double().T + linear.bias
+    bound = tolerance * expected.abs().amax(-1, keepdim=True)
+    assert ((product(x).double() - expected).abs() <= bound).all()
+    assert (product.weight - linear.weight).abs().max() <= linear.weight.abs().max() / 254 * 1.001
