@@ -1,10 +1,11 @@
 """Many LoRA adapters on one base, computed side by side in one batch.
 
-Every adapted product keeps the matrices of all adapters stacked, `[adapters, rank, in]` and `[adapters, out, rank]`,
-lower ranks filled up with zeros, and adds each token's own product. Tokens of a step come sorted by adapter: an
-adapter's many tokens are a slice, and several adapters with few tokens each are one batched product (as in Punica, Chen
-et al., 2023, without its kernel). Index 0 is no adapter and costs nothing. Where layers share a product (`linears`),
-their matrices lie side by side, A above A and B block by block, so that theirs is one product too.
+Every adapted product keeps the matrices of all adapters stacked, `[adapters, rank, in]` and `[adapters, rank, out]`,
+lower ranks filled up with zeros, and adds each token's own product (as Punica does, Chen et al., 2023). Tokens of a
+step come sorted by adapter. On a CPU a kernel of `native` goes through them; elsewhere an adapter's many tokens are a
+slice, and several adapters with few tokens each are one batched product. Index 0 is no adapter and costs nothing. Where
+layers share a product (`linears`), their matrices lie side by side, A above A and B block by block, so that theirs is
+one product too.
 
 LoRA, rsLoRA, rank and alpha patterns, DoRA and trained token rows are held; other kinds are refused and can be merged
 into the base.
@@ -16,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ftlib.core.errors import UserError
 from ftlib.core.storage import read_json
 from ftlib.inference.linears import SharedLinear
+from ftlib.inference.native import LANES, AdapterSizes, Kernels, kernels_for
 from ftlib.models.adapt import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _PREFIX = "base_model.model."
@@ -57,6 +60,8 @@ class StepPlan:
     """How the adapters of a step are computed, the same in every layer."""
 
     def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
+        self.layout = np.array([(span.index, span.first, span.last) for span in spans], np.int64)
+        """int64[spans, 3]."""
         few = [span for span in spans if span.last - span.first <= _FEW]
         together = len(few) > 1 and few[-1].index - few[0].index < 2 * len(few)
         self.alone = [span for span in spans if not together or span.last - span.first > _FEW]
@@ -149,6 +154,7 @@ class LoraBank:
         self.capacity = capacity + 1
         self.like: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
         """A tensor of the dtype and on the device of inference."""
+        self.kernels: Kernels | None = kernels_for(self.like.dtype) if self.like.device.type == "cpu" else None
         self.spans: Sequence[Span] = ()
         self.plan: StepPlan | None = None
         self._layers: dict[str, tuple[BankedLinear, int]] = {}
@@ -263,7 +269,10 @@ class BankedLinear(nn.Module):
         like = bank.like
         self.in_features, self.out_features = base.in_features, base.out_features
         self.a = like.new_zeros(bank.capacity, 0, self.in_features)
-        self.b = like.new_zeros(bank.capacity, self.out_features, 0)
+        self.b = like.new_zeros(bank.capacity, 0, self.out_features)
+        self._ends = np.array(ends, np.int64)
+        self._fits_kernel = bank.kernels is not None and all(size % LANES == 0 for size in (self.in_features, *ends))
+        self._kernel_sizes: AdapterSizes
         self._gains: dict[int, Tensor] = {}
         self._has: set[int] = set()
 
@@ -271,11 +280,14 @@ class BankedLinear(nn.Module):
         """Make room; what is held stays."""
         a, b, held = self.a, self.b, self.rank
         self.a = a.new_zeros(capacity, len(self._rows) * rank, self.in_features)
-        self.b = b.new_zeros(capacity, self.out_features, len(self._rows) * rank)
-        for part, rows in enumerate(self._rows):
-            self.a[: len(a), part * rank : part * rank + held] = a[:, part * held : (part + 1) * held]
-            self.b[: len(b), rows, part * rank : part * rank + held] = b[:, rows, part * held : (part + 1) * held]
+        self.b = b.new_zeros(capacity, len(self._rows) * rank, self.out_features)
+        for part in range(len(self._rows)):
+            for new, old in ((self.a, a), (self.b, b)):
+                new[: len(old), part * rank : part * rank + held] = old[:, part * held : (part + 1) * held]
         self.rank = rank
+        self._kernel_sizes = AdapterSizes(
+            self.in_features, self.out_features, len(self._rows) * rank, len(self._rows), self._ends.ctypes.data
+        )
 
     def put(self, index: int, part: int, a: Tensor, b: Tensor, magnitude: Tensor | None) -> None:
         """Hold an adapter's matrices of one of the layers: A `[rank, in]` and B `[out, rank]`, scaled."""
@@ -283,7 +295,7 @@ class BankedLinear(nn.Module):
             self.resize(len(self.a), len(a))
         rows, columns = self._rows[part], slice(part * self.rank, part * self.rank + len(a))
         self.a[index, columns] = a
-        self.b[index, rows, columns] = b
+        self.b[index, columns, rows] = b.T
         self._has.add(index)
         if magnitude is not None:
             norms = torch.linalg.norm(self.base.weight[rows].float() + b.float() @ a.float(), dim=1)
@@ -316,6 +328,10 @@ class BankedLinear(nn.Module):
         return y  # type: ignore[no-any-return]
 
     def _add(self, x: Tensor, y: Tensor, plan: StepPlan) -> None:
+        kernels = self._bank[0].kernels
+        if kernels is not None and self._fits_kernel and not self._gains:
+            kernels.add_adapters(self._kernel_sizes, plan.layout, x.contiguous(), self.a, self.b, y)
+            return
         alone = plan.alone
         if plan.few and any(span.index in self._gains for span in plan.few):
             alone = [*alone, *plan.few]
@@ -327,7 +343,7 @@ class BankedLinear(nn.Module):
 
     def _add_few(self, x: Tensor, y: Tensor, plan: StepPlan) -> None:
         held = slice(plan.first, plan.first + plan.count)
-        a, b = self.a[held].transpose(1, 2), self.b[held].transpose(1, 2)
+        a, b = self.a[held].transpose(1, 2), self.b[held]
         if plan.is_even:
             taken = x[plan.start : plan.start + plan.count * plan.width].view(plan.count, plan.width, -1)
             given = y[plan.start : plan.start + plan.count * plan.width].view(plan.count, plan.width, -1)
@@ -345,7 +361,7 @@ class BankedLinear(nn.Module):
         bias = self.bias if gain is not None else None
         if bias is not None:
             y -= bias
-        y.addmm_(x @ self.a[index].T, self.b[index].T)
+        y.addmm_(x @ self.a[index].T, self.b[index])
         if gain is not None:
             y *= gain
         if bias is not None:

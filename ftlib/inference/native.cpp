@@ -394,6 +394,88 @@ int attend_any(const Attention* a, const Segment* segments, long num_segments, c
     }
 }
 
+// What adapters add to a product: each has A [ranks, width] and B [ranks, columns], of which rank r of part p, the p-th
+// layer in the product, is r + p * (ranks / parts) and reaches only the columns from ends[p - 1] to ends[p].
+struct Adapters {
+    int64_t width, columns, ranks, parts;
+    const int64_t* ends;
+};
+
+// Tokens `first` to `last` of a step are the adapter's at `index`.
+struct Span {
+    int64_t index, first, last;
+};
+
+// Products of `R` tokens, [R, width], and `N` rows of A.
+template <int R, int N, typename T>
+inline void multiply_a(const float* x, const T* a, long width, float* inner, long stride) {
+    Vec sums[R][N] = {};
+    for (long at = 0; at < width; at += kLanes) {
+        Vec weights[N];
+        for (int n = 0; n < N; ++n) weights[n] = load(a + n * width + at);
+        for (int r = 0; r < R; ++r)
+            for (int n = 0; n < N; ++n) sums[r][n] += load(x + r * width + at) * weights[n];
+    }
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < N; ++n) inner[r * stride + n] = sum(sums[r][n]);
+}
+
+// `R` neighbouring tokens of one adapter; `scratch` has room for [R, width + ranks].
+template <int R, typename T>
+void add_adapter(const Adapters& adapters, const T* x, const T* a, const T* b, T* y, float* scratch) {
+    const long width = adapters.width, columns = adapters.columns, ranks = adapters.ranks,
+               each = ranks / adapters.parts;
+    float* inner = scratch + R * width;
+    for (long at = 0; at < R * width; at += kLanes) store(scratch + at, load(x + at));
+    long rank = 0;
+    for (; rank + 4 <= ranks; rank += 4) multiply_a<R, 4>(scratch, a + rank * width, width, inner + rank, ranks);
+    for (; rank < ranks; ++rank) multiply_a<R, 1>(scratch, a + rank * width, width, inner + rank, ranks);
+    for (long part = 0, first = 0; part < adapters.parts; first = adapters.ends[part++])
+        for (long at = first; at < adapters.ends[part]; at += kLanes) {
+            Vec sums[R] = {};
+            for (rank = part * each; rank < (part + 1) * each; ++rank) {
+                const Vec weights = load(b + rank * columns + at);
+                for (int r = 0; r < R; ++r) sums[r] += all(inner[r * ranks + rank]) * weights;
+            }
+            for (int r = 0; r < R; ++r) store(y + r * columns + at, load(y + r * columns + at) + sums[r]);
+        }
+}
+
+template <int R = kTogether, typename T>
+void add_adapter_some(int rows, const Adapters& adapters, const T* x, const T* a, const T* b, T* y, float* scratch) {
+    if (rows == R)
+        add_adapter<R>(adapters, x, a, b, y, scratch);
+    else if constexpr (R > 1)
+        add_adapter_some<R - 1>(rows, adapters, x, a, b, y, scratch);
+}
+
+template <typename T>
+void add_adapters(const Adapters& adapters, const Span* spans, long num_spans, const T* x, const T* a, const T* b,
+                  T* y) {
+    long tiles = 0, tokens = 0;
+    for (long s = 0; s < num_spans; ++s) {
+        tokens += spans[s].last - spans[s].first;
+        tiles += (spans[s].last - spans[s].first + kTogether - 1) / kTogether;
+    }
+    std::unique_ptr<Span[]> tile_of(new Span[tiles]);
+    for (long s = 0, tile = 0; s < num_spans; ++s)
+        for (long first = spans[s].first; first < spans[s].last; first += kTogether)
+            tile_of[tile++] = {spans[s].index, first, std::min<long>(first + kTogether, spans[s].last)};
+    const long each = adapters.ranks * (adapters.width + adapters.columns / adapters.parts);
+#pragma omp parallel if (tokens * each > 4 * kAlone)
+    {
+        std::unique_ptr<float[]> scratch(new float[kTogether * (adapters.width + adapters.ranks)]);
+#pragma omp for
+        for (long t = 0; t < tiles; ++t) {
+            const Span& tile = tile_of[t];
+            add_adapter_some(static_cast<int>(tile.last - tile.first), adapters, x + tile.first * adapters.width,
+                             a + tile.index * adapters.ranks * adapters.width,
+                             b + tile.index * adapters.ranks * adapters.columns, y + tile.first * adapters.columns,
+                             scratch.get());
+        }
+    }
+}
+
 #ifdef __AVX512VNNI__
 
 constexpr int kColumns = 32;  // outputs that lie together in packed weights
@@ -489,6 +571,10 @@ void int8_linear(const T* x, const int8_t* packed, const float* scales, const fl
     }                                                                                                                  \
     extern "C" void silu_mul_##NAME(const T* both, T* out, long rows, long width) {                                    \
         silu_mul(both, out, rows, width);                                                                              \
+    }                                                                                                                  \
+    extern "C" void add_adapters_##NAME(const Adapters* adapters, const Span* spans, long num_spans, const T* x,       \
+                                        const T* a, const T* b, T* y) {                                                \
+        add_adapters(*adapters, spans, num_spans, x, a, b, y);                                                         \
     }                                                                                                                  \
     extern "C" int attend_##NAME(const Attention* a, const Segment* segments, long num_segments, const T* qkv,         \
                                  const T* cosine, const T* sine, const T* q_norm, const T* k_norm, T* keys, T* values, \

@@ -47,6 +47,12 @@ class AttentionSizes(ctypes.Structure):
     ]
 
 
+class AdapterSizes(ctypes.Structure):
+    """`Adapters` of native.cpp."""
+
+    _fields_ = [*((name, c_int64) for name in ("width", "columns", "ranks", "parts")), ("ends", c_void_p)]
+
+
 class Kernels:
     """The kernels for one dtype, on tensors that are contiguous and on the CPU."""
 
@@ -58,6 +64,7 @@ class Kernels:
         self._add_norm = _typed(short[f"add_norm_{name}"], [c_void_p] * 4, [c_long, c_long, c_float])
         self._silu_mul = _typed(short[f"silu_mul_{name}"], [c_void_p] * 2, [c_long, c_long])
         self._attend = _typed(long[f"attend_{name}"], [c_void_p] * 2, [c_long], [c_void_p] * 8)
+        self._add_adapters = _typed(long[f"add_adapters_{name}"], [c_void_p] * 2, [c_long], [c_void_p] * 4)
         self.has_int8 = hasattr(long, f"int8_linear_{name}")
         """Whether the CPU multiplies bytes (AVX-512 VNNI)."""
         if self.has_int8:
@@ -117,6 +124,24 @@ class Kernels:
             states[0].data_ptr(), states[1].data_ptr(), out.data_ptr(),
         )  # fmt: skip
         return out
+
+    def add_adapters(  # noqa: PLR0917
+        self, sizes: AdapterSizes, spans: Any, x: Tensor, a: Tensor, b: Tensor, y: Tensor
+    ) -> None:
+        """Add what adapters make of the inputs of a product to its outputs, in place.
+
+        Args:
+            sizes: of the product; widths and the ends of its parts are multiples of LANES.
+            spans: int64[spans, 3], a NumPy array: index of an adapter, its first token, the one behind its last.
+            x: tokens × in.
+            a: adapters × ranks × in.
+            b: adapters × ranks × out.
+            y: tokens × out.
+        """
+        self._add_adapters(
+            ctypes.addressof(sizes), spans.ctypes.data, len(spans),
+            x.data_ptr(), a.data_ptr(), b.data_ptr(), y.data_ptr(),
+        )  # fmt: skip
 
     def int8_linear(self, x: Tensor, packed: Tensor, scales: Tensor, shifts: Tensor, columns: int) -> Tensor:
         """Product of tokens, rounded to 8 bits each by its largest value, with INT8 weights.

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -169,3 +170,25 @@ def test_norm_and_gate(dtype, tolerance, rows, width):
     gate, up = both.float().chunk(2, -1)
     expected = (silu(gate) * up).to(dtype)
     torch.testing.assert_close(kernels.silu_mul(both), expected, rtol=tolerance, atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("ranks", [1, 8, 11])
+def test_adapters_add_their_products_to_their_own_tokens(dtype, tolerance, ranks):
+    generator = torch.Generator().manual_seed(0)
+    parts = [96, 32, 16]
+    width, columns, ends = 48, sum(parts), np.cumsum(parts)
+    a = torch.randn(4, len(parts) * ranks, width, generator=generator).to(dtype)
+    b = torch.zeros(4, len(parts) * ranks, columns, dtype=dtype)
+    for part, (end, size) in enumerate(zip(ends, parts, strict=True)):
+        rows = slice(part * ranks, (part + 1) * ranks)
+        b[:, rows, end - size : end] = torch.randn(4, ranks, size, generator=generator).to(dtype)
+    x = torch.randn(300, width, generator=generator).to(dtype)
+    y = torch.randn(300, columns, generator=generator).to(dtype)
+    spans = np.array([(1, 0, 1), (3, 2, 9), (2, 20, 290)])
+    expected = y.double()
+    for index, first, last in spans:
+        expected[first:last] += x[first:last].double() @ a[index].double().T @ b[index].double()
+    sizes = native.AdapterSizes(width, columns, len(a[0]), len(parts), ends.ctypes.data)
+    native.kernels_for(dtype).add_adapters(sizes, spans, x, a, b, y)
+    torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
