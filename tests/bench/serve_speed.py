@@ -185,7 +185,7 @@ def compare_ray(bench: Bench) -> dict[str, Any]:
         command, environment = bench.command("ours", port, bench.options.precision, [])
         # As nice as Ray makes its workers and a replica of the engine itself: only Ray is compared.
         with server(["nice", "-n", "19", *command], port, bench.folder / "ours.log", environment):
-            loads["bare"] = [bench.load(f"http://127.0.0.1:{port}", ["model"], n, 8 + 2 * n) for n in (1, 16)]
+            loads["bare"] = [bench.load(f"http://127.0.0.1:{port}", ["model"], n, 24 + 4 * n) for n in (1, 16)]
         port = free_port()
         config = DeployConfig.model_validate({
             "model": {"source": "embedded:smollm2-135m", "name": "model", "precision": bench.options.precision,
@@ -197,7 +197,7 @@ def compare_ray(bench: Bench) -> dict[str, Any]:
             from serve_apps.deploy import deploy
 
             deploy(config)
-            loads["ray"] = [bench.load(f"http://127.0.0.1:{port}", ["model"], n, 8 + 2 * n) for n in (1, 16)]
+            loads["ray"] = [bench.load(f"http://127.0.0.1:{port}", ["model"], n, 24 + 4 * n) for n in (1, 16)]
             from ray import serve
 
             serve.shutdown()
