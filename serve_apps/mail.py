@@ -204,5 +204,8 @@ class Postman:
             async for letters in response:
                 for request_id, event in letters:
                     self._deliver(request_id, event)
-        for request_id in self._rounds.pop(replica).requests:
-            self._deliver(request_id, LostError(f"replica {replica} sends no more events"))
+        mine = self._rounds.get(replica)
+        if mine is not None and mine.response is response:
+            del self._rounds[replica]
+            for request_id in mine.requests:
+                self._deliver(request_id, LostError(f"replica {replica} sends no more events"))

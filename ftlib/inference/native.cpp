@@ -1,7 +1,8 @@
-// What a decoder layer computes between its products, on a CPU: norms, the gate, and attention over slots.
+// What a decoder layer computes between its products, on a CPU: norms, the gate, attention over slots, adapters; and
+// products with INT8 weights.
 //
 // Built by native.py on the machine it runs on. Rows are tokens. Values are float or bfloat16 in memory and float in
-// between, rounded to nearest even; what one token gets depends on no other token of the step, to the bit.
+// between, rounded to nearest even. Sums are taken in the same order whatever other requests a step has.
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 """Builds and loads the kernels of `native.cpp`: what a decoder layer computes between its products, on a CPU.
 
-They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++` or `clang++`),
-and kept in `FTLIB_HOME`. Where there is none the engine computes the same with PyTorch's functions, more slowly.
+They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++`), and kept in
+`FTLIB_HOME`. Where that fails the engine computes the same with PyTorch's functions, more slowly.
 """
 
 import ctypes
@@ -177,13 +177,15 @@ def kernels_for(dtype: torch.dtype) -> Kernels | None:
 
 @functools.cache
 def _library() -> Path | None:
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
         logger.info("no C++ compiler: the engine's own kernels are not built, PyTorch's take their place")
         return None
     flags = [*_FLAGS, *(["-mprefer-vector-width=512"] if torch.cpu._is_avx512_supported() else [])]
     try:
-        return _built(compiler, flags)
+        library = _built(compiler, flags)
+        ctypes.CDLL(str(library))
+        return library
     except (OSError, subprocess.SubprocessError) as error:
         shown = (getattr(error, "stderr", None) or str(error)).strip()[-500:]
         logger.warning("%s could not build the engine's kernels, PyTorch's take their place: %s", compiler, shown)

@@ -142,6 +142,15 @@ def test_a_compiler_that_fails_is_told_and_done_without(fresh_build, tokenizer, 
     assert list(fresh_build.iterdir()) == []
 
 
+def test_a_library_that_does_not_load_is_told_and_done_without(fresh_build, tokenizer, monkeypatch, tmp_path, caplog):
+    compiler = tmp_path / "foreign"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nfor last; do :; done; echo nonsense > "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert not _is_fused(Stepper(_build("Llama", {}), tokenizer, num_slots=2, capacity=64))
+    assert "could not build" in caplog.text
+
+
 def test_a_library_is_built_once(fresh_build):
     assert native.kernels_for(torch.float32) is not None
     (library,) = fresh_build.iterdir()
