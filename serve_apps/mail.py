@@ -18,6 +18,8 @@ from ftlib.inference.protocol import GenerationRequest, TokenEvent
 
 _IDLE_S = 2.0
 """How long a gateway goes on listening when its last answer there has ended; Serve waits for it to stop a replica."""
+_FORGOTTEN_S = 10.0
+"""After so long without answers a replica no longer believes in the gateway: it died without a word."""
 
 Letter = tuple[str, TokenEvent]
 """A request's id, and an event of its answer."""
@@ -84,7 +86,7 @@ class Mailboxes:
             self._drop_unused(gateway, box)
 
     async def fetch(self, gateway: str) -> AsyncGenerator[list[Letter], None]:
-        """Events as they come, those that came together in one list; ends when the gateway asks anew."""
+        """Events as they come, those that came together in one list; ends when the gateway asks anew or is gone."""
         box = self._boxes.setdefault(gateway, _Box())
         box.listener = listener = object()
         box.arrived.set()  # wakes the listener before
@@ -94,8 +96,13 @@ class Mailboxes:
                     letters, box.letters = box.letters, []
                     yield letters
                 box.arrived.clear()
-                if not box.letters:
-                    await box.arrived.wait()
+                try:
+                    async with asyncio.timeout(_FORGOTTEN_S):
+                        if not box.letters:
+                            await box.arrived.wait()
+                except TimeoutError:
+                    if box.num_writers == 0:
+                        return
                 if box.listener is not listener:
                     return
         finally:

@@ -32,6 +32,8 @@ def fuse_layers(model: Any, slots: SlotCache) -> list[nn.Module]:
         or getattr(config, "hidden_act", None) != "silu"
     ):
         return []
+    if (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) != 1.0:
+        return []
     if not all(type(layer).__name__ in FAMILY and _fits(layer) for layer in layers):
         return []
     kernels = native.kernels_for(model.dtype)

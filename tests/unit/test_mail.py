@@ -3,6 +3,7 @@
 import asyncio
 
 from ftlib.inference.protocol import TokenEvent
+from serve_apps import mail
 from serve_apps.mail import Mailboxes
 
 
@@ -67,6 +68,24 @@ def test_who_asks_anew_takes_over():
             send(("a", _event(1)))
             assert await asyncio.wait_for(taken, 5) == [("a", _event(1))]
             await new.aclose()
+        assert len(mailboxes) == 0
+
+    asyncio.run(whole())
+
+
+def test_a_gateway_that_died_is_forgotten_when_its_answers_have_ended(monkeypatch):
+    monkeypatch.setattr(mail, "_FORGOTTEN_S", 0.05)
+
+    async def whole():
+        mailboxes = Mailboxes()
+        bundles = mailboxes.fetch("one")
+        with mailboxes.writing("one") as send:
+            waiting = asyncio.ensure_future(anext(bundles, None))
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+            send(("a", _event(0)))
+            assert await waiting == [("a", _event(0))]
+        assert await asyncio.wait_for(anext(bundles, None), 5) is None
         assert len(mailboxes) == 0
 
     asyncio.run(whole())
