@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
@@ -22,13 +23,21 @@ from ftlib.inference.protocol import (
     GenerationRequest,
     Health,
     QueueFullError,
+    TokenEvent,
 )
 from ftlib.models.adapt import fetch_adapter
 from serve_apps.args import AdapterArgs, AppArgs
-from serve_apps.mail import Letter, Listen, Mailboxes, Refused, Started
 from serve_apps.shelf import AdapterShelf
 
 logger = get_logger(f"ftlib.{__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """In place of an answer: why there is none. A value, since Serve would log an exception with its traceback."""
+
+    why: Literal["queue", "adapter", "value"]
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,6 @@ class EngineReplica:
         self._engine.start()
         self._loading = threading.Lock()
         self._loaded: set[str] = set()
-        self._mailboxes = Mailboxes()
         self._shelf = AdapterShelf(Path(args.state_dir) / "adapters", folder) if args.load_adapters else None
         self._known = {adapter.engine_id: adapter for adapter in args.adapters}
         # Those with homes are loaded where the router sends their requests.
@@ -107,28 +115,19 @@ class EngineReplica:
         if name in known:
             await self.load_adapter(known[name])
 
-    async def generate(self, request: GenerationRequest, gateway: str) -> AsyncGenerator[Started | Refused, None]:
-        """Generate an answer, whose events go to `listen`; leaving cancels it."""
-        yield Started(self._replica)
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent | Refused, None]:
+        """The events of an answer; leaving cancels it."""
         try:
             await self._have(request.adapter)
-            with self._mailboxes.writing(gateway) as send:
-                async with aclosing(self._engine.submit(request)) as events:
-                    async for event in events:
-                        send((request.request_id, event))
+            async with aclosing(self._engine.submit(request)) as events:
+                async for event in events:
+                    yield event
         except QueueFullError:
             yield Refused("queue")
         except KeyError:
             yield Refused("adapter")
         except ValueError as error:
             yield Refused("value", str(error))
-
-    async def listen(self, wish: Listen) -> AsyncGenerator[list[Letter], None]:
-        """The events of a gateway's answers, all that a step brings together; ends where another replica was meant."""
-        if wish.replica == self._replica:
-            async with aclosing(self._mailboxes.fetch(wish.gateway)) as bundles:
-                async for letters in bundles:
-                    yield letters
 
     async def embed(self, prompts: Sequence[tuple[int, ...]], adapter: str | None) -> list[list[float]] | Refused:
         """Embeddings of prompts."""
