@@ -394,7 +394,8 @@ class TokenRows:
                 read = rows
         if read is None:
             read = self._embeddings.weight[weights.token_ids]
-        tied = self._head is not None and self._head.weight is self._embeddings.weight
+        # By the configuration: a layer laid out for inference may have its weights in another form.
+        tied = self._head is not None and self._model.config.get_text_config().tie_word_embeddings
         if write is None:
             write = read if tied else torch.zeros_like(read)
         self._held[index] = (weights.token_ids, read, write)

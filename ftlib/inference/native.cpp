@@ -374,24 +374,18 @@ void attend(const Attention& a, const Segment* segments, long num_segments, cons
     }
 }
 
-template <typename T>
-int attend_any(const Attention* a, const Segment* segments, long num_segments, const T* qkv, const T* cosine,
-               const T* sine, const T* q_norm, const T* k_norm, T* keys, T* values, T* out) {
+// Head widths are those of HEAD_DIMS in native.py.
+template <typename T, typename... Rest>
+void attend_any(const Attention* a, Rest... rest) {
     switch (a->head_dim) {
         case 32:
-            attend<T, 2>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
-            return 0;
+            return attend<T, 2>(*a, rest...);
         case 64:
-            attend<T, 4>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
-            return 0;
+            return attend<T, 4>(*a, rest...);
         case 96:
-            attend<T, 6>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
-            return 0;
+            return attend<T, 6>(*a, rest...);
         case 128:
-            attend<T, 8>(*a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);
-            return 0;
-        default:
-            return 1;
+            return attend<T, 8>(*a, rest...);
     }
 }
 
@@ -487,10 +481,11 @@ template <typename T>
 void quantize(const T* x, uint8_t* bits, float* scales, long rows, long width) {
 #pragma omp for
     for (long row = 0; row < rows; ++row) {
-        Vec most{};
+        Vec most{}, broken{};  // broken: not a number where one of the values is not finite
         for (long at = 0; at < width; at += kLanes) {
             const Vec values = load(x + row * width + at), size = values < all(0.0f) ? -values : values;
             most = size > most ? size : most;
+            broken += values - values;
         }
         float largest = 1e-12f;
         for (int lane = 0; lane < kLanes; ++lane) largest = std::max(largest, most[lane]);
@@ -501,7 +496,7 @@ void quantize(const T* x, uint8_t* bits, float* scales, long rows, long width) {
             _mm_storeu_si128(reinterpret_cast<__m128i*>(bits + row * width + at),
                              _mm512_cvtepi32_epi8((__m512i)rounded));
         }
-        scales[row] = largest / 127.0f;
+        scales[row] = largest / 127.0f + sum(broken);
     }
 }
 
@@ -577,10 +572,10 @@ void int8_linear(const T* x, const int8_t* packed, const float* scales, const fl
                                         const T* a, const T* b, T* y) {                                                \
         add_adapters(*adapters, spans, num_spans, x, a, b, y);                                                         \
     }                                                                                                                  \
-    extern "C" int attend_##NAME(const Attention* a, const Segment* segments, long num_segments, const T* qkv,         \
+    extern "C" void attend_##NAME(const Attention* a, const Segment* segments, long num_segments, const T* qkv,         \
                                  const T* cosine, const T* sine, const T* q_norm, const T* k_norm, T* keys, T* values, \
                                  T* out) {                                                                             \
-        return attend_any(a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);            \
+        attend_any<T>(a, segments, num_segments, qkv, cosine, sine, q_norm, k_norm, keys, values, out);            \
     }
 
 FTLIB_KERNELS(float, float32)

@@ -99,7 +99,8 @@ class Stepper:
         if int8 and torch.device(device).type != "cpu":
             raise UserError("precision int8 is for CPUs; use bfloat16 on a GPU")
         if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not cpu_has_bfloat16():
-            logger.warning("this CPU has no bfloat16 arithmetic: computing in float32")
+            if not int8:
+                logger.warning("this CPU has no bfloat16 arithmetic: computing in float32")
             dtype = torch.float32
         return cls(load_model(folder, dtype, device), load_tokenizer(folder), folder, int8=int8, **options)
 

@@ -135,3 +135,12 @@ def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance):
     bound = tolerance * expected.abs().amax(-1, keepdim=True)
     assert ((product(x).double() - expected).abs() <= bound).all()
     assert (product.weight - linear.weight).abs().max() <= linear.weight.abs().max() / 254 * 1.001
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@torch.inference_mode()
+def test_int8_does_not_hide_what_is_broken(value):
+    product = NativeInt8Linear(nn.Linear(64, 32), _kernels())
+    x = torch.randn(1, 3, 64)
+    x[0, 1, 5] = value
+    assert product(x).isfinite().all(-1).tolist() == [[True, False, True]]

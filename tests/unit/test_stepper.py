@@ -7,7 +7,9 @@ import torch
 import transformers
 
 from ftlib.core.errors import UserError
+from ftlib.inference import lora_bank
 from ftlib.inference.linears import PackedLinear
+from ftlib.inference.lora_bank import AdapterWeights
 from ftlib.inference.slots import Plan, Segment
 from ftlib.inference.stepper import Stepper
 from tests.inference_cases import generate_alone, save_varied_model, varied_model
@@ -110,6 +112,18 @@ def test_int8_is_near_and_takes_adapters_on_top(tokenizer):
     assert 0 < float((exact - near).abs().mean()) < 0.5
 
 
+def test_int8_answers_with_the_new_tokens_of_an_adapter_on_tied_embeddings(tokenizer):
+    ids, rows = torch.tensor([7, 8]), torch.randn(2, 48, generator=torch.Generator().manual_seed(0))
+    logits = []
+    for int8 in (False, True):
+        stepper = Stepper(_build("Llama", tie_word_embeddings=True), tokenizer, int8=int8)
+        weights = AdapterWeights("new", {}, {}, {}, token_ids=ids, token_rows={"model.embed_tokens": rows})
+        index = stepper.bank.put(weights)
+        logits.append(stepper.step([Segment(0, 0, 9, index)], _prompt(1, 9), [0])[0][0, ids])
+    assert logits[0].abs().min() > 0.1
+    torch.testing.assert_close(logits[1], logits[0], rtol=0.1, atol=0.3)
+
+
 def test_answers_in_far_slots_and_of_unlike_lengths_split_into_blocks():
     segments = [Segment(0, 9, 1), Segment(2, 5, 1), Segment(9, 5, 1), Segment(10, 2000, 1), Segment(5, 0, 4)]
     plan = Plan(segments, 4096, torch.device("cpu"))
@@ -141,13 +155,15 @@ def test_adapters_with_few_tokens_share_a_product(adapted, turn):
     assert len({tuple(row.tolist()) for row in together}) == len(turn)
 
 
-@pytest.fixture(scope="module", params=["apart", "shared products"])
+@pytest.fixture(scope="module", params=["apart", "shared products", "without kernels"])
 def adapted(request, tokenizer, tmp_path_factory):
     """A stepper with five adapters, the third unloaded and its place taken by the last, and token ids."""
     folder = save_varied_model(tokenizer, tmp_path_factory.mktemp("bank"), num_adapters=5)
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "apart":
             patch.setattr(PackedLinear, "SMALLEST_FLOAT32", 1)
+        if request.param == "without kernels":  # as on a GPU
+            patch.setattr(lora_bank, "kernels_for", lambda dtype: None)
         stepper = Stepper(varied_model(tokenizer), tokenizer, num_slots=8, capacity=64, max_adapters=2)
     for name, number in (("1", 0), ("2", 1), ("gone", 2), ("3", 3), ("4", 4)):
         stepper.add(stepper.read(name, folder / f"adapter{number}", None))
