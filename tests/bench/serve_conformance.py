@@ -28,9 +28,11 @@ def run(engine: str, paths: list[str]) -> dict[str, int]:
     """Outcomes by kind, as pytest counts them."""
     environment = {**os.environ, "FTLIB_TEST_ENGINE": engine, "FTLIB_TEST_EXAMPLES": str(EXAMPLES)}
     command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--timeout", "1200", *paths]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-    sys.stdout.write(done.stdout[-6000:])
-    words = re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout.splitlines()[-1])
+    line = ""
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+    words = re.findall(r"(\d+) (passed|failed|skipped|errors?)", line)
     return {kind: int(number) for number, kind in words}
 
 
