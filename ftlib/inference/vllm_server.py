@@ -30,6 +30,7 @@ _ANSWER_S = 5.0
 _LOAD_S = 300.0
 _STOP_S = guard.GRACE_S + 20.0
 _TAIL_LINES = 15
+_GRAMMAR = "Grammar error:"
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx would read all certificates of the machine for each client
 
 
@@ -255,4 +256,7 @@ def _error_of(body: Mapping[str, Any], status: int) -> Exception:
 
 def _message_of(body: Mapping[str, Any]) -> str:
     error = body.get("error")
-    return str(error.get("message") if isinstance(error, dict) else error)
+    message = str(error.get("message") if isinstance(error, dict) else error)
+    if message.startswith(_GRAMMAR):  # goes on with a drawing over several lines
+        message = "grammar: " + message.removeprefix(_GRAMMAR).strip().partition("\n")[0]
+    return message

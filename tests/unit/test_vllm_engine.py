@@ -24,7 +24,7 @@ from ftlib.inference.vllm_requests import (
     parse_metrics,
     refuse_request,
 )
-from ftlib.inference.vllm_server import VllmOptions, server_command, server_environment
+from ftlib.inference.vllm_server import VllmOptions, _error_of, server_command, server_environment
 from ftlib.models.adapt import check_adapter
 from ftlib.runtime.processes import process
 from tests import fake_vllm
@@ -114,6 +114,17 @@ def test_what_vllm_would_bend_is_refused_by_name(changes, words):
     with pytest.raises(ValueError, match=words):
         refuse_request(replace(REQUEST, **changes), 32)
     refuse_request(replace(REQUEST, generated=(5,), repetition_penalty=1.2, stop=("x",)), 32)
+
+
+def test_a_grammar_that_vllm_refuses_is_told_in_one_line_and_named():
+    body = {
+        "error": {
+            "message": 'Grammar error: at 1(8): invalid regex "((" (in regex): parse\n    ((\n     ^',
+            "code": 400,
+        }
+    }
+    assert str(_error_of(body, 400).reason) == 'grammar: at 1(8): invalid regex "((" (in regex): parse'
+    assert str(_error_of({"error": {"message": "too long"}}, 400).reason) == "too long"
 
 
 def _choice(tokens, reason=None, **more):
