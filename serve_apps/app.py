@@ -97,7 +97,8 @@ class Gateway:
 def build_app(args: AppArgs) -> Application:
     """The application. `serve run serve_apps.app:build_app source=… base_name=…` works too."""
     queued = args.max_queued_requests if args.max_queued_requests >= 0 else _UNLIMITED
-    each = args.max_ongoing_requests + queued + _PROBES
+    listeners = 2 * args.num_gateways  # while gateways are replaced, both generations
+    each = args.max_ongoing_requests + queued + _PROBES + listeners
     common: dict[str, Any] = {
         "max_surge_percent": 100 if args.surge else 0,
         "graceful_shutdown_timeout_s": _SHUTDOWN_S,
@@ -112,7 +113,7 @@ def build_app(args: AppArgs) -> Application:
         request_router_config=RequestRouterConfig(
             request_router_class=AdapterRouter,
             request_router_kwargs={
-                "rows": args.max_ongoing_requests,
+                "rows": args.max_ongoing_requests + args.num_gateways,
                 "target": args.adapter_replicas,
                 "targets": {item.engine_id: item.replicas for item in args.adapters if item.replicas is not None},
             },

@@ -7,6 +7,7 @@ token t is drawn by (seed, t) alone, and the seed is fixed before the first subm
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -21,11 +22,12 @@ from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.inference.protocol import Capabilities, EngineStats, GenerationRequest, Health, QueueFullError, TokenEvent
 from serve_apps.args import AdapterArgs
-from serve_apps.replica import Refused, Snapshot
+from serve_apps.mail import LostError, Postman, Refused
+from serve_apps.replica import Snapshot
 
 logger = get_logger(f"ftlib.{__name__}")
 
-_LOST = (RayActorError, ActorUnavailableError, ObjectLostError, TaskCancelledError)
+_LOST = (RayActorError, ActorUnavailableError, ObjectLostError, TaskCancelledError, LostError)
 _MAX_FRUITLESS = 20
 """Submissions in a row, a pause between them, that bring no token before an answer is given up."""
 _PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
@@ -41,7 +43,7 @@ class RemoteEngine:
         replica holds the adapters that come while serving."""
         self._engines, self._max_of_replica, self._everywhere = engines, max_of_replica, everywhere
         self._num_in_flight = 0
-        self._generate = engines.options(method_name="generate", stream=True, _by_reference=False)
+        self._postman = Postman(engines, uuid.uuid4().hex)
         self._capabilities: Capabilities
         self._snapshots: list[Snapshot] = []
         self.num_resumed = 0
@@ -57,6 +59,7 @@ class RemoteEngine:
             yield
         finally:
             watching.cancel()
+            self._postman.close()
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _watch(self) -> None:
@@ -155,32 +158,31 @@ class RemoteEngine:
         tokens = list(request.generated)
         fruitless = attempt = 0
         while fruitless < _MAX_FRUITLESS:
-            response = self._generate.remote(
-                replace(request, request_id=f"{request.request_id}-{attempt}", generated=tuple(tokens))
-            )
+            attempt_id = f"{request.request_id}-{attempt}"
             attempt += 1
             fruitless += 1
             try:
-                async for item in response:
-                    if isinstance(item, Refused):
-                        if len(tokens) == len(request.generated):
-                            _refuse(item, request)
-                        break  # of an answer under way: another replica, or this one a little later
-                    if item.finish_reason == "cancelled":
-                        break
-                    fruitless = 0
-                    if item.token is not None:
-                        tokens.append(item.token)
-                    yield item
-                    if item.finish_reason is not None:
-                        return
+                async with aclosing(
+                    self._postman.answer(replace(request, request_id=attempt_id, generated=tuple(tokens)))
+                ) as items:
+                    async for item in items:
+                        if isinstance(item, Refused):
+                            if len(tokens) == len(request.generated):
+                                _refuse(item, request)
+                            break  # of an answer under way: another replica, or this one a little later
+                        if item.finish_reason == "cancelled":
+                            break
+                        fruitless = 0
+                        if item.token is not None:
+                            tokens.append(item.token)
+                        yield item
+                        if item.finish_reason is not None:
+                            return
             except BackPressureError:
                 if len(tokens) == len(request.generated):
                     raise QueueFullError("Serve's queue is full") from None
             except (*_LOST, DeploymentUnavailableError) as error:
                 logger.warning("a replica is lost (%s): its stream goes on in another", type(error).__name__)
-            finally:
-                response.cancel()
             self.num_resumed += 1
             await asyncio.sleep(min(_PAUSE_S * 2**fruitless, _MAX_PAUSE_S))
         yield TokenEvent(None, "", "cancelled", "no replica goes on with the answer")

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
@@ -23,21 +22,13 @@ from ftlib.inference.protocol import (
     GenerationRequest,
     Health,
     QueueFullError,
-    TokenEvent,
 )
 from ftlib.models.adapt import fetch_adapter
 from serve_apps.args import AdapterArgs, AppArgs
+from serve_apps.mail import Letter, Listen, Mailboxes, Refused, Started
 from serve_apps.shelf import AdapterShelf
 
 logger = get_logger(f"ftlib.{__name__}")
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """In place of an answer: why there is none. A value, since Serve would log an exception with its traceback."""
-
-    why: Literal["queue", "adapter", "value"]
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,7 @@ class EngineReplica:
         self._engine.start()
         self._loading = threading.Lock()
         self._loaded: set[str] = set()
+        self._mailboxes = Mailboxes()
         self._shelf = AdapterShelf(Path(args.state_dir) / "adapters", folder) if args.load_adapters else None
         self._known = {adapter.engine_id: adapter for adapter in args.adapters}
         # Those with homes are loaded where the router sends their requests.
@@ -115,19 +107,30 @@ class EngineReplica:
         if name in known:
             await self.load_adapter(known[name])
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent | Refused, None]:
-        """The events of an answer; leaving cancels it."""
+    async def generate(self, request: GenerationRequest, gateway: str) -> AsyncGenerator[Started | Refused, None]:
+        """Generate an answer, whose events go to `listen`; leaving cancels it."""
+        yield Started(self._replica)
         try:
-            await self._have(request.adapter)
-            async with aclosing(self._engine.submit(request)) as events:
-                async for event in events:
-                    yield event
+            with self._mailboxes.writing(gateway, request.request_id) as send:
+                await self._have(request.adapter)
+                async with aclosing(self._engine.submit(request)) as events:
+                    async for event in events:
+                        send(event)
         except QueueFullError:
             yield Refused("queue")
         except KeyError:
             yield Refused("adapter")
         except ValueError as error:
             yield Refused("value", str(error))
+
+    async def listen(self, wish: Listen) -> AsyncGenerator[list[Letter], None]:
+        """The events of a gateway's answers, all that a step brings together; none and an end in another replica."""
+        if wish.replica != self._replica:
+            yield []
+            return
+        async with aclosing(self._mailboxes.fetch(wish.gateway)) as bundles:
+            async for letters in bundles:
+                yield letters
 
     async def embed(self, prompts: Sequence[tuple[int, ...]], adapter: str | None) -> list[list[float]] | Refused:
         """Embeddings of prompts."""

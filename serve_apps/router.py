@@ -3,7 +3,8 @@
 An adapter whose number of replicas is set has as many homes: those that rank highest by a hash of adapter and replica
 (rendezvous hashing, Thaler and Ravishankar, 1998), so that a replica that comes or goes moves only its own adapters.
 Requests go to the home with the fewest; where every home has all rows taken, to whichever replica has the fewest.
-Everything else takes the shorter queue of two replicas at random (Mitzenmacher, 2001).
+A gateway that listens to a replica (`serve_apps.mail`) gets that one. Everything else takes the shorter queue of two
+replicas at random (Mitzenmacher, 2001).
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 
 from ftlib.inference.protocol import GenerationRequest
 from serve_apps.args import AdapterArgs
+from serve_apps.mail import Listen
 
 _R = TypeVar("_R", bound="_Replica")
 
@@ -38,6 +40,10 @@ class AdapterRouter(RequestRouter):
         if pending_request is not None:
             # Else the next round follows at once when all are full.
             pending_request.routing_context.should_backoff = True
+            for argument in pending_request.args:
+                if isinstance(argument, Listen):
+                    meant = [item for item in candidate_replicas if item.replica_id.unique_id == argument.replica]
+                    return [meant or random.sample(candidate_replicas, 1)]
         adapter = adapter_of(pending_request.args) if pending_request is not None else None
         target = self._targets.get(adapter, self._target) if adapter is not None else None
         if adapter is None or target is None or target >= len(candidate_replicas):

@@ -146,6 +146,29 @@ def test_a_client_that_leaves_frees_the_engine(client, deployed):
     assert _metric(deployed, "rejected_total", 'status="5') == 0, "a client that leaves is no failure of ours"
 
 
+def test_a_client_that_leaves_disturbs_no_other(client, deployed):
+    def answer(timeout=60.0, stream=True):
+        return client.with_options(timeout=timeout).completions.create(
+            model="base", prompt=[5, 6, 7], temperature=0, max_tokens=400, stream=stream
+        )
+
+    def leave():
+        with pytest.raises(openai.APITimeoutError):
+            answer(timeout=0.4, stream=False)  # Serve cancels what this request has called
+        return "left"
+
+    whole = "".join(chunk.choices[0].text for chunk in answer() if chunk.choices)
+    resumed = _metric(deployed, "streams_resumed_total")
+    for pause in (3.0, 0.0):  # after it the gateway no longer listens to the replica: the first client begins that
+        time.sleep(pause)
+        first = _in_thread(leave)
+        time.sleep(0.1)
+        pieces = [chunk.choices[0].text for chunk in answer() if chunk.choices]
+        first.join(timeout=10)
+        assert first.result == "left" and "".join(pieces) == whole
+    assert _metric(deployed, "streams_resumed_total") == resumed
+
+
 def test_a_full_queue_is_refused_and_probes_get_through(client, deployed):
     def hold():
         return client.chat.completions.create(

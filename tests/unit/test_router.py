@@ -1,11 +1,13 @@
 """Which replica a request goes to."""
 
+import asyncio
 from collections import Counter
 from types import SimpleNamespace
 
 from ftlib.inference.protocol import GenerationRequest
 from serve_apps.args import AdapterArgs
-from serve_apps.router import adapter_of, ranking
+from serve_apps.mail import Listen
+from serve_apps.router import AdapterRouter, adapter_of, ranking
 
 ADAPTERS = [f"adapter{number}@0" for number in range(2_000)]
 
@@ -40,3 +42,18 @@ def test_the_adapter_of_a_call_is_found_in_its_arguments():
     assert adapter_of([AdapterArgs(name="a", path="x", sha256="0" * 64)]) == "a@000000000000"
     assert adapter_of([GenerationRequest("1", (1,), 1)]) is None
     assert adapter_of([]) is None
+
+
+def test_a_gateway_listens_to_the_replica_that_it_means():
+    router = AdapterRouter.__new__(AdapterRouter)  # without a Serve that runs
+    router.initialize_state(rows=4, target=None, targets={})
+    replicas = _replicas(5)
+
+    def chosen(argument):
+        call = SimpleNamespace(args=[argument], routing_context=SimpleNamespace(should_backoff=False))
+        (group,) = asyncio.run(router.choose_replicas(replicas, call))
+        return [replica.replica_id.unique_id for replica in group]
+
+    assert all(chosen(Listen(f"r{index}", "gateway")) == [f"r{index}"] for index in range(5))
+    assert len(chosen(Listen("gone", "gateway"))) == 1
+    assert len(chosen(GenerationRequest("1", (1,), 1))) == 2
