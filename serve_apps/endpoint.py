@@ -97,7 +97,7 @@ class Endpoint:
 
     async def start_chat(self, request: ChatRequest, tenant: str = "") -> Generation:
         """Begin to answer a conversation; raises ApiError."""
-        self._check_room()
+        self.check_room()
         served = self._find(request.model)
         if served.tokenizer.chat_template is None:
             raise ApiError(400, f"model {served.name} has no chat template; use /v1/completions", param="model")
@@ -107,7 +107,7 @@ class Endpoint:
 
     async def start_completion(self, request: CompletionRequest, tenant: str = "") -> Generation:
         """Begin to continue texts; raises ApiError."""
-        self._check_room()
+        self.check_room()
         served = self._find(request.model)
         prompts = await asyncio.to_thread(self._encode, served, each_prompt(request.prompt), "prompt")
         return await self._start(served, request, prompts, request.max_tokens, tenant)
@@ -137,8 +137,11 @@ class Endpoint:
             raise ApiError(404, f"the model {name!r} does not exist", param="model", code="model_not_found")
         return self._served[name]
 
-    def _check_room(self) -> None:
-        """A refusal costs next to nothing, so that many of them do not slow those who are answered."""
+    def check_room(self) -> None:
+        """Raise ApiError 429 when no replica has room.
+
+        A refusal before anything else is done costs next to nothing: many of them do not slow those who are answered.
+        """
         if isinstance(self.engine, RemoteEngine) and self.engine.is_full:
             raise _queue_full()
 

@@ -75,12 +75,14 @@ def _add_model_routes(app: FastAPI, endpoint: Endpoint, keys: KeyRing) -> None:
     @app.post("/v1/chat/completions", **describe("Chat completion", ChatRequest, fails, streams=True))
     async def chat_completions(request: Request) -> Response:
         tenant = keys.check(request.headers.get("authorization"))
+        endpoint.check_room()
         parsed = parse(ChatRequest, await json_body(request))
         return await _respond(await endpoint.start_chat(parsed, tenant), parsed.stream, parsed.include_usage)
 
     @app.post("/v1/completions", **describe("Completion", CompletionRequest, fails, streams=True))
     async def completions(request: Request) -> Response:
         tenant = keys.check(request.headers.get("authorization"))
+        endpoint.check_room()
         parsed = parse(CompletionRequest, await json_body(request))
         return await _respond(await endpoint.start_completion(parsed, tenant), parsed.stream, parsed.include_usage)
 

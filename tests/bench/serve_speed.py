@@ -226,6 +226,7 @@ def compare_ray(bench: Bench) -> dict[str, Any]:
                 for kind in ("bare", "ray") if turn % 2 == 0 else ("ray", "bare"):
                     url = f"http://127.0.0.1:{bare if kind == 'bare' else port}"
                     with suspended(rays if kind == "bare" else []):
+                        time.sleep(1)  # Ray catches up with its timers
                         loads[kind] = [bench.load(url, ["model"], clients, 4 + 2 * clients) for clients in (1, 16)]
                 found["ray_ms"].append(1e3 * (loads["ray"][0].first_p50_s - loads["bare"][0].first_p50_s))
                 found["ray_tokens"].append(loads["ray"][1].tokens_per_s / loads["bare"][1].tokens_per_s)
