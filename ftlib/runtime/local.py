@@ -34,7 +34,7 @@ from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import get_logger, setup_logging
 from ftlib.core.secrets import API_KEYS, REDACTION_KEY
 from ftlib.core.storage import read_json, state_home, write_json
-from ftlib.runtime.cluster import START_TIMED_OUT, short_temp_dir, usable_cpus
+from ftlib.runtime.cluster import SERVE_ENVIRONMENT, START_TIMED_OUT, short_temp_dir, usable_cpus
 from ftlib.runtime.envfile import write_env
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
 
@@ -218,6 +218,7 @@ def head_environment(state: Path, cluster_id: str) -> dict[str, str]:
     """The environment that a head, and with it every job and worker, gets."""
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     return {
+        **SERVE_ENVIRONMENT,
         **inherited,
         **_NODE_ENVIRONMENT,
         **_secret_files(state),

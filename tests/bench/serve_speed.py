@@ -10,8 +10,9 @@ after a warm-up. Tokens are counted by the model's tokenizer in what clients got
   in transformers; ours then computes in float32, so `--precision float32` says what the engines themselves are worth.
 - `int8`: INT8 weights against the same engine without, one client; quality as bits a token on MedQuAD's answers.
 - `adapters`: 8 adapters mixed against all requests on one.
-- `ray`: Ray Serve against plain uvicorn around the same engine, one client and 16. The README's setting of HAProxy is
-  measured by RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.5 in the environment.
+- `ray`: Ray Serve against plain uvicorn around the same engine, one client and 16, with HAProxy before the gateway as
+  the README advises, or (`--proxy serve`) Serve's own. Ray's daemons are stopped while uvicorn is measured; what Serve
+  costs where they run in either case is `serve_ms` and `serve_tokens`.
 
 The last line is JSON; the exit code is 1 when a target is missed.
 """
@@ -19,7 +20,7 @@ The last line is JSON; the exit code is 1 when a target is missed.
 import argparse
 import json
 import os
-import socket
+import random
 import statistics
 import sys
 import tempfile
@@ -31,19 +32,14 @@ from typing import Any
 
 import psutil
 
-from tests.bench.serving_peers import Load, make_prompts, measure, server, write_adapters
+from ftlib.runtime.local import free_ports
+from tests.bench.serving_peers import Load, choose_proxy, make_prompts, measure, server, write_adapters
 
 TARGETS = {
     "tokens_vs_transformers": (">=", 2.0), "first_vs_transformers": ("<=", 0.5), "tokens_vs_locked": (">=", 8.0),
     "tokens_vs_vllm": (">=", 1.2), "int8_alone": (">=", 1.8), "mixed_vs_one": (">=", 0.85), "ray_ms": ("<=", 6.0),
     "ray_tokens": (">=", 0.9),
 }  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Bench:
@@ -87,7 +83,7 @@ class Bench:
 
     def measure(self, peer: str, precision: str, clients: int, requests: int, models: int = 0) -> Load:
         """Start a server, load it, stop it. `models`: adapters that the requests are spread over."""
-        port = free_port()
+        (port,) = free_ports(1)
         adapters = [self.folder / f"adapter{number}" for number in range(8)] if models else []
         command, environment = self.command(peer, port, precision, adapters)
         name = str(self.model) if peer in ("transformers", "vllm") else "model"
@@ -195,22 +191,24 @@ def suspended(processes: list[psutil.Process]) -> Iterator[None]:
 
 
 def compare_ray(bench: Bench) -> dict[str, Any]:
-    """The app under Ray Serve, and the same routes and engine under uvicorn alone, in turns of a few seconds.
+    """The app under Ray Serve, and the same routes and engine under uvicorn, in turns of a few seconds.
 
-    Both run all the time. While uvicorn is measured, all of Ray is stopped: what its daemons cost counts for Ray alone.
+    Both run all the time. While uvicorn is measured `alone`, all of Ray is stopped: what its daemons cost is Ray's.
+    `beside` them it tells what Serve adds on a node of a Ray cluster.
     """
     from ftlib.config.deploy import DeployConfig
     from ftlib.runtime.cluster import connect
 
     precision, threads = bench.options.precision, bench.options.threads
-    bare, port = free_port(), free_port()
+    bare, port = free_ports(2)
     command, environment = bench.command("ours", bare, precision, [])
     config = DeployConfig.model_validate({
         "model": {"source": "embedded:smollm2-135m", "name": "model", "precision": precision, "max_model_len": 512},
         "http": {"port": port}, "replicas": {"num_cpus": threads},
         "cluster": {"address": "local", "num_cpus": threads + 1},
     })  # fmt: skip
-    found: dict[str, list[float]] = {"ray_ms": [], "ray_tokens": []}
+    choose_proxy(bench.options.proxy)
+    found: dict[str, list[float]] = {"ray_ms": [], "ray_tokens": [], "serve_ms": [], "serve_tokens": []}
     # As nice as Ray makes its workers and a replica of the engine itself: only Ray is compared.
     with server(["nice", "-n", "19", *command], bare, bench.folder / "ours.log", environment):
         others = psutil.Process().children(recursive=True)
@@ -221,19 +219,20 @@ def compare_ray(bench: Bench) -> dict[str, Any]:
 
             deploy(config)
             rays = [process for process in psutil.Process().children(recursive=True) if process not in others]
-            for turn in range(4 * bench.options.rounds):
+            for _ in range(4 * bench.options.rounds):
                 loads: dict[str, list[Load]] = {}
-                for kind in ("bare", "ray") if turn % 2 == 0 else ("ray", "bare"):
-                    url = f"http://127.0.0.1:{bare if kind == 'bare' else port}"
-                    with suspended(rays if kind == "bare" else []):
+                for kind in random.sample(("alone", "beside", "ray"), 3):
+                    url = f"http://127.0.0.1:{port if kind == 'ray' else bare}"
+                    with suspended(rays if kind == "alone" else []):
                         time.sleep(1)  # Ray catches up with its timers
-                        loads[kind] = [bench.load(url, ["model"], clients, 4 + 2 * clients) for clients in (1, 16)]
-                found["ray_ms"].append(1e3 * (loads["ray"][0].first_p50_s - loads["bare"][0].first_p50_s))
-                found["ray_tokens"].append(loads["ray"][1].tokens_per_s / loads["bare"][1].tokens_per_s)
+                        loads[kind] = [bench.load(url, ["model"], clients, 8 + 2 * clients) for clients in (1, 16)]
+                for name, kind in (("ray", "alone"), ("serve", "beside")):
+                    found[f"{name}_ms"].append(1e3 * (loads["ray"][0].first_p50_s - loads[kind][0].first_p50_s))
+                    found[f"{name}_tokens"].append(loads["ray"][1].tokens_per_s / loads[kind][1].tokens_per_s)
                 print(json.dumps({name: taken[-1] for name, taken in found.items()}), flush=True)
             serve.shutdown()
     medians = {name: statistics.median(taken) for name, taken in found.items()}
-    return {**medians, "haproxy": os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"}
+    return {**medians, "proxy": bench.options.proxy}
 
 
 PARTS = {"peers": compare_peers, "int8": compare_int8, "adapters": compare_adapters, "ray": compare_ray}
@@ -260,6 +259,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--requests", type=int, default=48, help="of a load of 16 clients")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--proxy", choices=["haproxy", "serve"], default="haproxy")
     parser.add_argument("--transformers-options", nargs="*", default=[])
     parser.add_argument("--vllm-options", nargs="*", default=[])
     options = parser.parse_args()

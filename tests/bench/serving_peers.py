@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ftlib.runtime.local import free_ports
+
 MAX_ROWS = 16
 
 
@@ -90,6 +92,14 @@ def serve_locked(options: argparse.Namespace) -> None:
         return StreamingResponse(pieces(), media_type="text/event-stream")
 
     uvicorn.run(app, port=options.port, log_level="warning", access_log=False)
+
+
+def choose_proxy(name: str) -> None:
+    """Have clusters that this process starts from now on take requests by `haproxy`, or by `serve`'s own proxy."""
+    statistics_port, metrics_port = free_ports(2)
+    os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if name == "haproxy" else "0"
+    os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] = str(statistics_port)
+    os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"] = str(metrics_port)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from ftlib.config.base import ClusterConfig
-from ftlib.runtime.cluster import connect
+from ftlib.runtime.cluster import SERVE_ENVIRONMENT, connect
 
 PRIVATE = """
 import json, os, glob, tempfile
@@ -16,20 +16,25 @@ before = set(glob.glob(tempfile.gettempdir() + "/ft-*"))
 with connect(ClusterConfig(num_cpus=2)) as cluster:
     assert cluster.owned
     folder = (set(glob.glob(tempfile.gettempdir() + "/ft-*")) - before).pop()
-    pid = ray.get(ray.remote(lambda: (os.getpid(), os.environ["RAY_AUTH_TOKEN"])).remote())[0]
-assert "RAY_AUTH_TOKEN" not in os.environ
-print(json.dumps([pid, folder, ray.is_initialized()]))
+    pid, _, serves = ray.get(ray.remote(lambda: (
+        os.getpid(), os.environ["RAY_AUTH_TOKEN"],
+        {name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")},
+    )).remote())
+assert "RAY_AUTH_TOKEN" not in os.environ and "RAY_SERVE_THROUGHPUT_OPTIMIZED" not in os.environ
+print(json.dumps([pid, folder, ray.is_initialized(), serves]))
 """
 
 
 def test_private_cluster_leaves_nothing_behind():
     import json
 
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_A", "RAY_SERVE_"))}
+    chosen = {"RAY_SERVE_LOG_TO_STDERR": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True, timeout=120, env=clean
+        [sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True, timeout=120, env=clean | chosen
     )
-    pid, folder, initialized = json.loads(done.stdout.splitlines()[-1])
+    pid, folder, initialized, serves = json.loads(done.stdout.splitlines()[-1])
+    assert serves == {**SERVE_ENVIRONMENT, **chosen}
     assert not initialized and not os.path.exists(folder)
     assert not os.path.exists(f"/proc/{pid}")
 

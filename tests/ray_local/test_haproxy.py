@@ -52,7 +52,7 @@ def test_streams_outlive_a_replica_behind_haproxy(tokenizer, tmp_path):
     }
     environment = {
         **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
-        "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()), "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "FTLIB_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2]),
     }  # fmt: skip

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ftlib.core.errors import UserError
-from ftlib.runtime.cluster import probe, short_temp_dir
-from ftlib.runtime.local import _secret_paths, free_ports, make_secret
+from ftlib.runtime.cluster import SERVE_ENVIRONMENT, probe, short_temp_dir
+from ftlib.runtime.local import _secret_paths, free_ports, head_environment, make_secret
 from ftlib.runtime.preflight import check_output
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
 from ftlib.runtime.quickstart import Estimate, group_overrides, metrics_table
@@ -44,6 +44,16 @@ def _accept_and_hang_up(server):
             server.accept()[0].sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
         except OSError:
             return
+
+
+def test_all_clusters_run_serve_alike_unless_told_otherwise(tmp_path, monkeypatch):
+    for name in SERVE_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    assert SERVE_ENVIRONMENT.items() <= head_environment(tmp_path, "cluster").items()
+    image = (Path(__file__).resolve().parents[2] / "cluster" / "Dockerfile").read_text()
+    assert all(f"{name}={value}" in image.split() for name, value in SERVE_ENVIRONMENT.items())
+    monkeypatch.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "2")
+    assert head_environment(tmp_path, "cluster")["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] == "2"
 
 
 def test_temp_dir_leaves_room_for_socket_paths(tmp_path, monkeypatch):
