@@ -1,7 +1,8 @@
-"""Decoder layers of the Llama family, computed in a dozen calls instead of sixty.
+"""Decoder layers of the Llama family, computed in a dozen calls instead of sixty, or all together in one.
 
 On a CPU a step of a few tokens is as long as its calls are many. `FusedLayer` keeps a layer's own modules for the
-products, so that adapters and quantised weights work as elsewhere, and puts the kernels of `native` between them.
+products, so that adapters and quantised weights work as elsewhere, and puts the kernels of `native` between them. In a
+step without adapters the first of them does the work of all, where their products are `native`'s too.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.inference import native
-from ftlib.inference.linears import SharedLinear
+from ftlib.inference.linears import NativeInt8Linear, NativeLinear, SharedLinear
 from ftlib.inference.slots import SlotCache
 
 FAMILY = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
@@ -45,6 +46,20 @@ def fuse_layers(model: Any, slots: SlotCache) -> list[nn.Module]:
     return replaced
 
 
+def join_layers(model: Any) -> bool:
+    """Have a model's fused layers, whose products are laid out, computed in one call; returns whether that can be."""
+    layers: list[Any] = list(getattr(model.base_model, "layers", ()))
+    if not all(type(layer) is FusedLayer for layer in layers):
+        return False
+    packed = [layer.packed() for layer in layers]
+    if not packed or not all(packed):
+        return False
+    together = (native.PackedLayer * len(packed))(*packed)
+    for index, layer in enumerate(layers):
+        layer.together, layer.is_first = together, index == 0
+    return True
+
+
 def unfuse_layers(model: Any, replaced: Sequence[nn.Module]) -> None:
     """Put the layers back."""
     for index, layer in enumerate(replaced):
@@ -65,6 +80,10 @@ class FusedLayer(nn.Module):
         self.self_attn, self.mlp = attention, layer.mlp
         self.input_layernorm, self.post_attention_layernorm = layer.input_layernorm, layer.post_attention_layernorm
         self._kernels = kernels
+        self.together: Any = None
+        """An array of `native.PackedLayer`: this and all other layers."""
+
+        self.is_first = False
         self._norm_weights = [norm.weight.detach() for norm in (self.input_layernorm, self.post_attention_layernorm)]
         self._epsilons = [norm.variance_epsilon for norm in (self.input_layernorm, self.post_attention_layernorm)]
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
@@ -86,6 +105,11 @@ class FusedLayer(nn.Module):
     ) -> Tensor:
         """`[1, tokens, width]` → the same tensor, changed in place."""
         kernels, attention, mlp = self._kernels, self.self_attn, self.mlp
+        if self.together is not None and not past_key_values.plan.has_adapters:
+            if self.is_first:
+                layout = past_key_values.plan.layout
+                kernels.run_layers(self.together, layout, hidden_states, position_embeddings)
+            return hidden_states
         read = kernels.add_norm(hidden_states, None, self._norm_weights[0], self._epsilons[0])
         qkv = _together(read, attention.q_proj, attention.k_proj, attention.v_proj)
         attended = kernels.attend(
@@ -94,14 +118,38 @@ class FusedLayer(nn.Module):
         read = kernels.add_norm(hidden_states, attention.o_proj(attended), self._norm_weights[1], self._epsilons[1])
         return hidden_states.add_(mlp.down_proj(kernels.silu_mul(_together(read, mlp.gate_proj, mlp.up_proj))))
 
+    def packed(self) -> native.PackedLayer | None:
+        """Where the kernels find the layer; None if one of its products is not theirs."""
+        attention, mlp = self.self_attn, self.mlp
+        groups = (
+            (attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,),
+            (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,),
+        )  # fmt: skip
+        products = [_product(*group) for group in groups]
+        if not all(
+            isinstance(product, NativeLinear | NativeInt8Linear) and product.bias is None for product in products
+        ):
+            return None
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in (*self._head_norms, *self._states)]
+        return native.PackedLayer(
+            self._sizes, tuple(self._epsilons), tuple(weight.data_ptr() for weight in self._norm_weights), *addresses,
+            *(product.packed() for product in products),
+        )  # fmt: skip
+
 
 def _weight(norm: Any) -> Tensor | None:
     return None if norm is None else norm.weight.detach()
 
 
-def _together(x: Tensor, *linears: Any) -> Tensor:
-    """Outputs of layers that read the same, side by side: of one product where they share it."""
+def _product(*linears: Any) -> Any:
+    """The one layer that computes what layers that read the same give, side by side; None if there is none."""
     first = linears[0]
     if type(first) is SharedLinear and len(first.shared.sizes) == len(linears):
-        return first.shared.layer(x)  # type: ignore[no-any-return]
-    return torch.cat([linear(x) for linear in linears], -1)
+        return first.shared.layer
+    return first if len(linears) == 1 else None
+
+
+def _together(x: Tensor, *linears: Any) -> Tensor:
+    """Outputs of layers that read the same, side by side."""
+    product = _product(*linears)
+    return product(x) if product is not None else torch.cat([linear(x) for linear in linears], -1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ftlib.inference.native import INT8_COLUMNS, LANES, Kernels, kernels_for
+from ftlib.inference.native import COLUMNS, LANES, Kernels, PackedProduct, kernels_for
 from ftlib.models.load import cpu_has_bfloat16
 
 Siblings = list[tuple[nn.Module, list[str]]]
@@ -67,9 +67,8 @@ class NativeInt8Linear(nn.Module):
         weight = linear.weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / 127
         rounded = (weight / scales[:, None]).round()
-        gap = -len(weight) % INT8_COLUMNS
-        blocks = pad(rounded, (0, 0, 0, gap)).to(torch.int8).view(-1, INT8_COLUMNS, self.in_features // 4, 4)
-        self._packed = blocks.transpose(1, 2).contiguous()
+        gap = -len(weight) % COLUMNS
+        self._packed = _in_blocks(rounded.to(torch.int8))
         self._scales, self._shifts = pad(scales, (0, gap)), pad(128 * rounded.sum(1), (0, gap))
 
     @classmethod
@@ -80,13 +79,60 @@ class NativeInt8Linear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """What it computes with, as float32."""
-        rounded = self._packed.transpose(1, 2).reshape(-1, self.in_features).float()
-        return (rounded * self._scales[:, None])[: self.out_features]
+        rounded = _out_of_blocks(self._packed, self.out_features).float()
+        return rounded * self._scales[: self.out_features, None]
+
+    def packed(self) -> PackedProduct:
+        """Where the kernel finds it; valid for as long as the layer lives."""
+        scales, shifts = self._scales.data_ptr(), self._shifts.data_ptr()
+        return PackedProduct(self.in_features, self.out_features, self._packed.data_ptr(), scales, shifts)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` → `[..., out]`."""
         y = self._kernels.int8_linear(x.contiguous(), self._packed, self._scales, self._shifts, self.out_features)
         return y if self.bias is None else y.add_(self.bias)
+
+
+class NativeLinear(nn.Module):
+    """A bfloat16 layer with the kernel of `native`."""
+
+    def __init__(self, linear: nn.Linear, kernels: Kernels, kept: Tensor | None = None) -> None:
+        """`kept`: the weights, where they stay beside because an embedding has them too."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias, self._kernels, self._kept = linear.bias, kernels, kept
+        self._packed = _in_blocks(linear.weight.detach())
+
+    @classmethod
+    def fits(cls, linear: nn.Linear, kernels: Kernels) -> bool:
+        """Whether the kernel takes such a layer."""
+        return kernels.has_bfloat16 and linear.in_features % LANES == 0
+
+    @property
+    def weight(self) -> Tensor:
+        """As they were."""
+        return self._kept if self._kept is not None else _out_of_blocks(self._packed, self.out_features)
+
+    def packed(self) -> PackedProduct:
+        """Where the kernel finds it; valid for as long as the layer lives."""
+        return PackedProduct(self.in_features, self.out_features, self._packed.data_ptr(), None, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` → `[..., out]`."""
+        y = self._kernels.bfloat16_linear(x.contiguous(), self._packed, self.out_features)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+def _in_blocks(weight: Tensor) -> Tensor:
+    """`[out, in]` → `[blocks, in / n, COLUMNS, n]`, n values to four bytes, as the kernels read it."""
+    together = 4 // weight.element_size()
+    blocks = pad(weight, (0, 0, 0, -len(weight) % COLUMNS)).view(-1, COLUMNS, weight.shape[1] // together, together)
+    return blocks.transpose(1, 2).contiguous()
+
+
+def _out_of_blocks(packed: Tensor, columns: int) -> Tensor:
+    """The `[out, in]` that was packed."""
+    return packed.transpose(1, 2).reshape(len(packed) * COLUMNS, -1)[:columns]
 
 
 class PackedLinear(nn.Module):
@@ -202,10 +248,8 @@ def lay_out_linears(model: Any, siblings: Siblings, int8: bool) -> None:
         _join(owner, names, int8)
     shared: Any = model.get_input_embeddings().weight
     for owner, name, linear in _linears(model):
-        if int8:
-            setattr(owner, name, _int8(linear))
-        elif PackedLinear.gains(linear):
-            setattr(owner, name, PackedLinear(linear, linear.weight if linear.weight is shared else None))
+        if int8 or PackedLinear.gains(linear):
+            setattr(owner, name, _laid_out(linear, int8, linear.weight if linear.weight is shared else None))
 
 
 def _join(owner: nn.Module, names: Sequence[str], int8: bool) -> None:
@@ -221,16 +265,21 @@ def _join(owner: nn.Module, names: Sequence[str], int8: bool) -> None:
         joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)
     if not int8 and not PackedLinear.gains(joined):
         return
-    shared = SharedProduct(_int8(joined) if int8 else PackedLinear(joined), sizes)
+    shared = SharedProduct(_laid_out(joined, int8), sizes)
     for index, name in enumerate(names):
         setattr(owner, name, SharedLinear(shared, index))
 
 
-def _int8(linear: nn.Linear) -> nn.Module:
+def _laid_out(linear: nn.Linear, int8: bool, kept: Tensor | None = None) -> nn.Module:
+    """The layer for inference; `kept` as the classes have it."""
     kernels = kernels_for(linear.weight.dtype)
-    if kernels is not None and NativeInt8Linear.fits(linear, kernels):
-        return NativeInt8Linear(linear, kernels)
-    return Int8Linear(linear)
+    if int8:
+        if kernels is not None and NativeInt8Linear.fits(linear, kernels):
+            return NativeInt8Linear(linear, kernels)
+        return Int8Linear(linear)
+    if kernels is not None and NativeLinear.fits(linear, kernels):
+        return NativeLinear(linear, kernels, kept)
+    return PackedLinear(linear, kept)
 
 
 def _linears(model: Any) -> list[tuple[nn.Module, str, nn.Linear]]:

@@ -1,72 +1,17 @@
-// What a decoder layer computes between its products, on a CPU: norms, the gate, attention over slots, adapters; and
-// products with INT8 weights.
-//
-// Built by native.py on the machine it runs on. Rows are tokens. Values are float or bfloat16 in memory and float in
-// between, rounded to nearest even. Sums are taken in the same order whatever other requests a step has.
+// What a decoder layer computes between its products, on a CPU: norms, the gate, attention over slots, adapters.
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 #include <memory>
 
-#ifdef __AVX512VNNI__
-#include <immintrin.h>
-#endif
+#include "native.h"
 
 namespace {
 
-constexpr int kLanes = 16;
-constexpr int kBlock = 64;        // states that are looked at together
-constexpr int kTile = 32;         // tokens of a prompt that are
-constexpr int kTogether = 4;      // queries whose sums stay in registers
-constexpr long kAlone = 1 << 14;  // values below which one thread is faster than two
-
-typedef float Vec __attribute__((vector_size(kLanes * 4)));
-typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
-typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
-typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-inline Vec load(const float* from) {
-    Vec values;
-    std::memcpy(&values, from, sizeof values);
-    return values;
-}
-
-inline Vec load(const bfloat16* from) {
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    Bits bits = __builtin_convertvector(halves, Bits) << 16;
-    return (Vec)bits;
-}
-
-inline void store(float* to, Vec values) { std::memcpy(to, &values, sizeof values); }
-
-inline void store(bfloat16* to, Vec values) {
-    Bits bits = (Bits)values;
-    bits += 0x7FFF + ((bits >> 16) & 1);
-    Halves halves = __builtin_convertvector(bits >> 16, Halves);
-    std::memcpy(to, &halves, sizeof halves);
-}
-
-inline Vec all(float value) { return Vec{} + value; }
-
-inline float sum(Vec v) {
-    typedef float Eight __attribute__((vector_size(32)));
-    typedef float Four __attribute__((vector_size(16)));
-    Eight eight[2];
-    std::memcpy(eight, &v, sizeof v);
-    Eight e = eight[0] + eight[1];
-    Four four[2];
-    std::memcpy(four, &e, sizeof e);
-    Four f = four[0] + four[1];
-    return (f[0] + f[2]) + (f[1] + f[3]);
-}
+constexpr int kBlock = 64;    // states that are looked at together
+constexpr int kTile = 32;     // tokens of a prompt that are
+constexpr int kTogether = 4;  // queries whose sums stay in registers
 
 // e^x by a polynomial of degree 6 on [-ln2/2, ln2/2], relative error < 2e-7; nought below -87, e^88 above 88.
 inline Vec exponential(Vec x) {
@@ -101,7 +46,7 @@ inline float scale_of(const T* row, long width, float epsilon) {
 
 template <typename T>
 void add_norm(T* states, const T* added, const T* weight, T* out, long rows, long width, float epsilon) {
-#pragma omp parallel for if (rows * width > kAlone)
+#pragma omp parallel for schedule(dynamic, 8) if (rows * width > kAlone)
     for (long row = 0; row < rows; ++row) {
         T* mine = states + row * width;
         if (added != nullptr)
@@ -115,7 +60,7 @@ void add_norm(T* states, const T* added, const T* weight, T* out, long rows, lon
 
 template <typename T>
 void silu_mul(const T* both, T* out, long rows, long width) {
-#pragma omp parallel for if (rows * width > kAlone)
+#pragma omp parallel for schedule(dynamic, 8) if (rows * width > kAlone)
     for (long row = 0; row < rows; ++row) {
         const T *gate = both + row * 2 * width, *up = gate + width;
         for (long at = 0; at < width; at += kLanes) {
@@ -124,17 +69,6 @@ void silu_mul(const T* both, T* out, long rows, long width) {
         }
     }
 }
-
-struct Attention {
-    // Sizes of the layer.
-    int64_t heads, kv_heads, head_dim, capacity, window;
-    float scaling, epsilon;
-};
-
-// Tokens of one request in a step: `length` from `first` on, behind `start` states in `slot`.
-struct Segment {
-    int64_t slot, start, length, first;
-};
 
 // Turns a head by its position's angles, normed before if the layer does.
 template <typename T>
@@ -334,7 +268,7 @@ void attend(const Attention& a, const Segment* segments, long num_segments, cons
     }
 #pragma omp parallel if (work * kDim > kAlone)
     {
-#pragma omp for
+#pragma omp for schedule(dynamic, 8)
         for (long token = 0; token < tokens; ++token) {
             const long slot = places[2 * token], position = places[2 * token + 1];
             for (long head = 0; head < a.kv_heads; ++head) {
@@ -460,7 +394,7 @@ void add_adapters(const Adapters& adapters, const Span* spans, long num_spans, c
 #pragma omp parallel if (tokens * each > 4 * kAlone)
     {
         std::unique_ptr<float[]> scratch(new float[kTogether * (adapters.width + adapters.ranks)]);
-#pragma omp for
+#pragma omp for schedule(dynamic)
         for (long t = 0; t < tiles; ++t) {
             const Span& tile = tile_of[t];
             add_adapter_some(static_cast<int>(tile.last - tile.first), adapters, x + tile.first * adapters.width,
@@ -470,93 +404,6 @@ void add_adapters(const Adapters& adapters, const Span* spans, long num_spans, c
         }
     }
 }
-
-#ifdef __AVX512VNNI__
-
-constexpr int kColumns = 32;  // outputs that lie together in packed weights
-constexpr int kRows = 12;     // tokens that are multiplied together: 24 of 32 registers are sums
-
-// Rounds each token to 8 bits by its largest value; bits are stored + 128, as the instruction wants them unsigned.
-template <typename T>
-void quantize(const T* x, uint8_t* bits, float* scales, long rows, long width) {
-#pragma omp for
-    for (long row = 0; row < rows; ++row) {
-        Vec most{}, broken{};  // broken: not a number where one of the values is not finite
-        for (long at = 0; at < width; at += kLanes) {
-            const Vec values = load(x + row * width + at), size = values < all(0.0f) ? -values : values;
-            most = size > most ? size : most;
-            broken += values - values;
-        }
-        float largest = 1e-12f;
-        for (int lane = 0; lane < kLanes; ++lane) largest = std::max(largest, most[lane]);
-        const Vec scale = all(127.0f / largest);
-        for (long at = 0; at < width; at += kLanes) {
-            // 1.5 * 2^23 rounds to an integer, which its low bits then are.
-            const Ints rounded = (Ints)(load(x + row * width + at) * scale + all(12582912.0f)) + 128;
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(bits + row * width + at),
-                             _mm512_cvtepi32_epi8((__m512i)rounded));
-        }
-        scales[row] = largest / 127.0f + sum(broken);
-    }
-}
-
-// `R` tokens times one block of packed weights, [in / 4][kColumns][4].
-template <int R>
-inline void multiply(const uint8_t* bits, const int8_t* weights, long width, __m512i found[][2]) {
-    __m512i sums[R][2];
-    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
-    for (long at = 0; at < width; at += 4, weights += 4 * kColumns) {
-        const __m512i left = _mm512_loadu_si512(weights), right = _mm512_loadu_si512(weights + 64);
-        for (int r = 0; r < R; ++r) {
-            int32_t four;
-            std::memcpy(&four, bits + r * width + at, 4);
-            const __m512i spread = _mm512_set1_epi32(four);
-            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], spread, left);
-            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], spread, right);
-        }
-    }
-    std::memcpy(found, sums, sizeof sums);
-}
-
-template <int R = kRows>
-inline void multiply_some(int rows, const uint8_t* bits, const int8_t* weights, long width, __m512i sums[][2]) {
-    if (rows == R)
-        multiply<R>(bits, weights, width, sums);
-    else if constexpr (R > 1)
-        multiply_some<R - 1>(rows, bits, weights, width, sums);
-}
-
-template <typename T>
-void int8_linear(const T* x, const int8_t* packed, const float* scales, const float* shifts, T* y, long rows,
-                 long width, long columns) {
-    std::unique_ptr<uint8_t[]> bits(new uint8_t[rows * width]);
-    std::unique_ptr<float[]> sizes(new float[rows]);
-#pragma omp parallel if (width * columns > kAlone)
-    {
-        quantize(x, bits.get(), sizes.get(), rows, width);
-#pragma omp for
-        for (long first = 0; first < columns; first += kColumns) {
-            const int8_t* weights = packed + first * width;
-            const int here = static_cast<int>(std::min<long>(kColumns, columns - first));
-            __m512i sums[kRows][2];
-            for (long row = 0; row < rows; row += kRows) {
-                const int count = static_cast<int>(std::min<long>(kRows, rows - row));
-                multiply_some(count, bits.get() + row * width, weights, width, sums);
-                for (int r = 0; r < count; ++r) {
-                    T out[kColumns];
-                    for (int half = 0; half < 2; ++half) {
-                        const Vec sum = __builtin_convertvector((Ints)sums[r][half], Vec);
-                        const Vec scale = all(sizes[row + r]) * load(scales + first + half * kLanes);
-                        store(out + half * kLanes, (sum - load(shifts + first + half * kLanes)) * scale);
-                    }
-                    std::memcpy(y + (row + r) * columns + first, out, here * sizeof(T));
-                }
-            }
-        }
-    }
-}
-
-#endif
 
 }  // namespace
 
@@ -580,15 +427,3 @@ void int8_linear(const T* x, const int8_t* packed, const float* scales, const fl
 
 FTLIB_KERNELS(float, float32)
 FTLIB_KERNELS(bfloat16, bfloat16)
-
-// Absent where the CPU lacks the instruction.
-#ifdef __AVX512VNNI__
-#define FTLIB_INT8(T, NAME)                                                                                        \
-    extern "C" void int8_linear_##NAME(const T* x, const int8_t* packed, const float* scales, const float* shifts, \
-                                       T* y, long rows, long width, long columns) {                                \
-        int8_linear(x, packed, scales, shifts, y, rows, width, columns);                                           \
-    }
-
-FTLIB_INT8(float, float32)
-FTLIB_INT8(bfloat16, bfloat16)
-#endif

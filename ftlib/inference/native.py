@@ -1,4 +1,4 @@
-"""Builds and loads the kernels of `native.cpp`: what a decoder layer computes between its products, on a CPU.
+"""Builds and loads the kernels of `native.cpp`, `products.cpp` and `layers.cpp`: what decoder layers compute, on a CPU.
 
 They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++`), and kept in
 `FTLIB_HOME`. Where that fails the engine computes the same with PyTorch's functions, more slowly.
@@ -28,10 +28,11 @@ HEAD_DIMS = frozenset({32, 64, 96, 128})
 LANES = 16
 """What other widths must be a multiple of."""
 
-INT8_COLUMNS = 32
-"""Outputs that lie together in packed INT8 weights."""
+COLUMNS = 32
+"""Outputs that lie together in packed weights."""
 
-_SOURCE = Path(__file__).with_name("native.cpp")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.cpp", "products.cpp", "layers.cpp"))
+_HEADER = Path(__file__).with_name("native.h")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-fno-math-errno", "-Wno-psabi")
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _BUILD_SECONDS = 120
@@ -53,6 +54,27 @@ class AdapterSizes(ctypes.Structure):
     _fields_ = [*((name, c_int64) for name in ("width", "columns", "ranks", "parts")), ("ends", c_void_p)]
 
 
+class PackedProduct(ctypes.Structure):
+    """`Product` of layers.cpp: sizes, and addresses of what `int8_linear` or (no scales) `bfloat16_linear` take."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("width", "columns")),
+        *((name, c_void_p) for name in ("packed", "scales", "shifts")),
+    ]
+
+
+class PackedLayer(ctypes.Structure):
+    """`Layer` of layers.cpp."""
+
+    _fields_ = [
+        ("attention", AttentionSizes),
+        ("epsilons", c_float * 2),
+        ("norms", c_void_p * 2),
+        *((name, c_void_p) for name in ("q_norm", "k_norm", "keys", "values")),
+        *((name, PackedProduct) for name in ("qkv", "out", "gate_up", "down")),
+    ]
+
+
 class Kernels:
     """The kernels for one dtype, on tensors that are contiguous and on the CPU."""
 
@@ -69,6 +91,11 @@ class Kernels:
         """Whether the CPU multiplies bytes (AVX-512 VNNI)."""
         if self.has_int8:
             self._int8_linear = _typed(long[f"int8_linear_{name}"], [c_void_p] * 5, [c_long] * 3)
+            self._run_layers = _typed(long[f"run_layers_{name}"], [c_void_p, c_long] * 2, [c_void_p] * 4, [c_long])
+        self.has_bfloat16 = hasattr(long, f"bfloat16_linear_{name}")
+        """Whether the CPU multiplies bfloat16 (AVX-512 BF16), and that is the dtype."""
+        if self.has_bfloat16:
+            self._bfloat16_linear = _typed(long[f"bfloat16_linear_{name}"], [c_void_p] * 3, [c_long] * 3)
 
     def add_norm(self, states: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """Add to the states in place, if there is something to add, and return their root-mean-square norm.
@@ -148,8 +175,8 @@ class Kernels:
 
         Args:
             x: … × in.
-            packed: int8, blocks × in / 4 × INT8_COLUMNS × 4: the weights of each block's outputs, four inputs a time.
-            scales: float32, blocks · INT8_COLUMNS: what a weight of one stands for.
+            packed: int8, blocks × in / 4 × COLUMNS × 4: the weights of each block's outputs, four inputs a time.
+            scales: float32, blocks · COLUMNS: what a weight of one stands for.
             shifts: float32, likewise: 128 times the sum of an output's weights.
             columns: outputs.
 
@@ -162,6 +189,40 @@ class Kernels:
             x.numel() // x.shape[-1], x.shape[-1], columns,
         )  # fmt: skip
         return y
+
+    def bfloat16_linear(self, x: Tensor, packed: Tensor, columns: int) -> Tensor:
+        """Product of tokens with bfloat16 weights.
+
+        Args:
+            x: … × in.
+            packed: blocks × in / 2 × COLUMNS × 2: the weights of each block's outputs, two inputs a time.
+            columns: outputs.
+
+        Returns:
+            … × columns.
+        """
+        y = x.new_empty(*x.shape[:-1], columns)
+        self._bfloat16_linear(
+            x.data_ptr(), packed.data_ptr(), y.data_ptr(), x.numel() // x.shape[-1], x.shape[-1], columns
+        )
+        return y
+
+    def run_layers(self, layers: Any, segments: Any, states: Tensor, angles: tuple[Tensor, Tensor]) -> None:
+        """Layers one after the other, on states that are changed in place.
+
+        Args:
+            layers: an array of PackedLayer, all of the same widths.
+            segments: as `attend` takes them.
+            states: 1 × tokens × width.
+            angles: as `attend` takes them.
+        """
+        each = layers[0]
+        values = 2 * each.qkv.width + each.qkv.columns + each.out.width + each.gate_up.columns + each.down.width
+        scratch = states.new_empty(states.shape[1] * values)
+        self._run_layers(
+            ctypes.addressof(layers), len(layers), segments.ctypes.data, len(segments), states.data_ptr(),
+            angles[0].data_ptr(), angles[1].data_ptr(), scratch.data_ptr(), states.shape[1],
+        )  # fmt: skip
 
 
 def _typed(function: Any, *arguments: list[Any]) -> Any:
@@ -184,7 +245,7 @@ def _library() -> Path | None:
     flags = [*_FLAGS, *(["-mprefer-vector-width=512"] if torch.cpu._is_avx512_supported() else [])]
     try:
         library = _built(compiler, flags)
-        ctypes.CDLL(str(library))
+        ctypes.CDLL(str(library)).use_tiles()
         return library
     except (OSError, subprocess.SubprocessError) as error:
         shown = (getattr(error, "stderr", None) or str(error)).strip()[-500:]
@@ -195,16 +256,20 @@ def _library() -> Path | None:
 def _built(compiler: str, flags: list[str]) -> Path:
     """The library for this source, compiler and CPU, built if it was not before."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
-    known = "\0".join([_SOURCE.read_text(), version, *flags, _cpu()])
+    texts = [source.read_text() for source in (_HEADER, *_SOURCES)]
+    known = "\0".join([*texts, version, *flags, _cpu()])
     folder = state_home() / "kernels"
     path = folder / f"native-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
     if path.exists():
         return path
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        compiled, linked = f"{scratch}/native.o", f"{scratch}/native.so"
+        compiled, linked = [f"{scratch}/{source.stem}.o" for source in _SOURCES], f"{scratch}/native.so"
         # Linked without OpenMP's library: the one that PyTorch has loaded serves, with its threads.
-        for command in ([*flags, "-c", str(_SOURCE), "-o", compiled], ["-shared", compiled, "-o", linked]):
+        for command in (
+            *([*flags, "-c", str(source), "-o", path] for source, path in zip(_SOURCES, compiled, strict=True)),
+            ["-shared", *compiled, "-o", linked],
+        ):
             subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=_BUILD_SECONDS)
         os.replace(linked, path)
     return path

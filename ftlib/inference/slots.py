@@ -99,6 +99,7 @@ class Plan:
     def __init__(self, segments: Sequence[Segment], capacity: int, device: torch.device) -> None:
         """Lay out a step whose tokens come in the order of `segments`."""
         self.segments = segments
+        self.has_adapters = any(segment.adapter for segment in segments)
         lengths = np.fromiter((segment.length for segment in segments), np.int64, len(segments))
         ends = lengths.cumsum()
         first = np.repeat(ends - lengths, lengths)

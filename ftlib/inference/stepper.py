@@ -16,7 +16,7 @@ from torch import Tensor
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
-from ftlib.inference.fused import fuse_layers, unfuse_layers
+from ftlib.inference.fused import fuse_layers, join_layers, unfuse_layers
 from ftlib.inference.grammar import GrammarCompiler
 from ftlib.inference.linears import finding_siblings, lay_out_linears
 from ftlib.inference.lora_bank import AdapterWeights, LoraBank, Span, read_adapter
@@ -82,6 +82,7 @@ class Stepper:
         self._compare(expected)
         self._fuse(expected)
         lay_out_linears(model, siblings, int8)
+        join_layers(model)
         fuse_norms(model)
         self.bank = LoraBank(model, max_adapters)
         self._tokenizers: dict[str, Any] = {}

@@ -109,6 +109,29 @@ def test_in_bfloat16_it_is_no_further_from_float32_than_they_are(name, options, 
     assert _errors(fused, exact).mean() < 1.1 * _errors(stock, exact).mean()
 
 
+@pytest.mark.parametrize("int8, dtype", [(False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float32)])
+@pytest.mark.parametrize("name, options", [("Llama", {}), ("Qwen3", {"head_dim": 96})])
+def test_layers_in_one_call_give_the_same_bits(name, options, int8, dtype, tokenizer, monkeypatch):
+    kernels = native.kernels_for(dtype)
+    if kernels is None or not (kernels.has_int8 if int8 else kernels.has_bfloat16):
+        pytest.skip("this CPU has no products of ours")
+    joined = Stepper(_build(name, options, dtype), tokenizer, num_slots=5, capacity=300, int8=int8)
+    monkeypatch.setattr(stepper, "join_layers", lambda model: False)
+    apart = Stepper(_build(name, options, dtype), tokenizer, num_slots=5, capacity=300, int8=int8)
+    assert [layer.is_first for layer in joined.model.model.layers] == [True, False]
+    assert not any(layer.is_first for layer in apart.model.model.layers)
+    for segments, ids in _traffic():
+        found, expected = (one.step(segments, ids, range(len(segments)), True) for one in (joined, apart))
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("case", ["float32", "biases"])
+def test_layers_whose_products_are_others_stay_apart(case, tokenizer):
+    model = _build("Llama", {}) if case == "float32" else _build("Qwen2", {}, torch.bfloat16)
+    engine = Stepper(model, tokenizer, num_slots=2, capacity=64)
+    assert _is_fused(engine) and not any(layer.is_first for layer in engine.model.model.layers)
+
+
 @pytest.mark.parametrize(
     "name, options", [("Llama", {"head_dim": 48}), ("Llama", {"hidden_act": "gelu"}), ("Granite", {})]
 )

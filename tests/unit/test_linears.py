@@ -8,6 +8,7 @@ from ftlib.inference import linears, native
 from ftlib.inference.linears import (
     Int8Linear,
     NativeInt8Linear,
+    NativeLinear,
     PackedLinear,
     SharedLinear,
     finding_siblings,
@@ -43,12 +44,20 @@ def laid_out(block, x, int8=False):
     return siblings
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
+@pytest.fixture(params=["float32", "bfloat16", "bfloat16 without kernels"])
 def dtype(request, monkeypatch):
-    if request.param == torch.bfloat16 and not cpu_has_bfloat16():
+    name, _, without = request.param.partition(" ")
+    if name == "bfloat16" and not cpu_has_bfloat16():
         pytest.skip("this CPU has no bfloat16 arithmetic")
+    if without:
+        monkeypatch.setattr(linears, "kernels_for", lambda dtype: None)
     monkeypatch.setattr(PackedLinear, "SMALLEST_FLOAT32", 1)
-    return request.param
+    return getattr(torch, name)
+
+
+def laid_out_kind(dtype):
+    kernels = linears.kernels_for(dtype)
+    return NativeLinear if kernels is not None and kernels.has_bfloat16 else PackedLinear
 
 
 @torch.inference_mode()
@@ -56,7 +65,7 @@ def test_layers_that_read_one_input_share_a_product(dtype):
     block, x = Block(dtype), torch.randn(1, 5, 64, dtype=dtype)
     expected, weights = block(x), [block.left.weight.clone(), block.right.weight.clone()]
     assert [names for _, names in laid_out(block, x)] == [["left", "right"]]
-    assert isinstance(block.left, SharedLinear) and isinstance(block.out, PackedLinear)
+    assert isinstance(block.left, SharedLinear) and isinstance(block.out, laid_out_kind(dtype))
     close(block(x), expected)
     other = torch.randn(1, 3, 64, dtype=dtype)
     assert not torch.equal(block(other)[0, 0], block(x)[0, 0])
@@ -84,7 +93,7 @@ def close(found, expected):
 def test_layers_of_which_some_have_a_bias_stay_apart(dtype):
     block = Block(dtype, (True, False))
     laid_out(block, torch.randn(1, 5, 64, dtype=dtype))
-    assert isinstance(block.left, PackedLinear)
+    assert isinstance(block.left, laid_out_kind(dtype))
 
 
 @torch.inference_mode()
@@ -94,10 +103,10 @@ def test_small_float32_layers_stay_as_they_are():
     assert type(block.left) is nn.Linear
 
 
-def _kernels():
-    kernels = native.kernels_for(torch.float32)
-    if kernels is None or not kernels.has_int8:
-        pytest.skip("this machine builds no INT8 kernel")
+def _kernels(dtype=torch.float32):
+    kernels = native.kernels_for(dtype)
+    if kernels is None or not (kernels.has_bfloat16 if dtype == torch.bfloat16 else kernels.has_int8):
+        pytest.skip("this CPU has no products of ours")
     return kernels
 
 
@@ -120,8 +129,12 @@ def test_int8_scales_each_token_by_itself(kind, monkeypatch):
     assert torch.isfinite(block(torch.zeros(1, 3, 64))).all()
 
 
+SHAPES = [(1, 64, 32), (11, 48, 37), (12, 1536, 576), (13, 64, 96), (33, 96, 64), (65, 1600, 40), (144, 576, 960)]
+"""Tokens, width, columns: tiles full and not, widths that fit tiles or not, sums taken in parts."""
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
-@pytest.mark.parametrize("shape", [(1, 64, 32), (11, 48, 37), (12, 1536, 576), (13, 64, 96), (128, 576, 960)])
+@pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
 def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance):
     _kernels()
@@ -135,6 +148,33 @@ def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance):
     bound = tolerance * expected.abs().amax(-1, keepdim=True)
     assert ((product(x).double() - expected).abs() <= bound).all()
     assert (product.weight - linear.weight).abs().max() <= linear.weight.abs().max() / 254 * 1.001
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_bfloat16_products_are_those_of_the_values(shape):
+    kernels = _kernels(torch.bfloat16)
+    tokens, width, columns = shape
+    torch.manual_seed(0)
+    linear = nn.Linear(width, columns, dtype=torch.bfloat16)
+    product, x = NativeLinear(linear, kernels), torch.randn(1, tokens, width, dtype=torch.bfloat16)
+    expected = x.double() @ linear.weight.double().T + linear.bias.double()
+    bound = 2 * torch.finfo(torch.bfloat16).eps * expected.abs().amax(-1, keepdim=True)
+    found = product(x)
+    assert found.shape == (1, tokens, columns) and ((found.double() - expected).abs() <= bound).all()
+    assert torch.equal(product.weight, linear.weight)
+    for row in (0, tokens - 1):  # whatever is computed beside it
+        assert torch.equal(product(x[:, row : row + 1])[0, 0], found[0, row])
+
+
+@torch.inference_mode()
+def test_bfloat16_products_take_any_layout_and_hide_nothing():
+    product = NativeLinear(nn.Linear(64, 32, dtype=torch.bfloat16), _kernels(torch.bfloat16))
+    x = torch.randn(1, 3, 128, dtype=torch.bfloat16)[..., ::2]
+    x[0, 1, 5] = float("nan")
+    found = product(x)
+    assert found.isfinite().all(-1).tolist() == [[True, False, True]]
+    assert torch.equal(found[0, 2], product(x[:, 2:].contiguous())[0, 0])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
