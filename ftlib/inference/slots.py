@@ -10,6 +10,7 @@ Storage is zeroed but, on a CPU, touched only as it fills.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -116,21 +117,36 @@ class Plan:
         """Last token of each segment, int64[segments]."""
         self.layout = np.stack([slots, starts, lengths, ends - lengths], axis=1)
         """Slot, states before, tokens and first token of each segment, int64[segments, 4]."""
-        firsts = (ends - lengths).tolist()
-        self.chunks = [
+
+    @cached_property
+    def chunks(self) -> list[_Chunk]:
+        """Parts of prompts."""
+        return [
             _Chunk(first, segment.length, segment.slot, segment.start)
-            for first, segment in zip(firsts, segments, strict=True)
+            for first, segment in zip(self.layout[:, 3].tolist(), self.segments, strict=True)
             if segment.length > 1
         ]
-        single = [(segment, first) for segment, first in zip(segments, firsts, strict=True) if segment.length == 1]
-        self.blocks = [_block(group, device) for group in _neighbours(single)]
-        self.is_one_block = (
+
+    @cached_property
+    def _single(self) -> list[tuple[Segment, int]]:
+        firsts = self.layout[:, 3].tolist()
+        return [(segment, first) for segment, first in zip(self.segments, firsts, strict=True) if segment.length == 1]
+
+    @cached_property
+    def blocks(self) -> list[_Block]:
+        """Answers, by neighbouring slots."""
+        return [_block(group, self.positions.device) for group in _neighbours(self._single)]
+
+    @cached_property
+    def is_one_block(self) -> bool:
+        """Whether the tokens are those of the only block, in its order: then nothing is gathered."""
+        in_order = [token for _, token in sorted(self._single, key=lambda pair: pair[0].slot)]
+        return (
             not self.chunks
             and len(self.blocks) == 1
             and self.blocks[0].rows is None
-            and [token for _, token in sorted(single, key=lambda pair: pair[0].slot)] == list(range(self.num_tokens))
+            and in_order == list(range(self.num_tokens))
         )
-        """Whether the tokens are those of the only block, in its order: then nothing is gathered."""
 
     def places(self, num_heads: int) -> Tensor:
         """Where a layer of so many key heads keeps the tokens: rows of head_dim, int64[heads · tokens]."""

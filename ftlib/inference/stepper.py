@@ -16,7 +16,7 @@ from torch import Tensor
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
-from ftlib.inference.fused import fuse_layers, join_layers, unfuse_layers
+from ftlib.inference.fused import JoinedLayers, fuse_layers, unfuse_layers
 from ftlib.inference.grammar import GrammarCompiler
 from ftlib.inference.linears import finding_siblings, lay_out_linears
 from ftlib.inference.lora_bank import AdapterWeights, LoraBank, Span, read_adapter
@@ -68,6 +68,7 @@ class Stepper:
             UserError: the model's attention is not of the standard kind.
         """
         self.model, self.tokenizer, self.base_folder = model.eval(), tokenizer, base_folder
+        self.joined: JoinedLayers | None = None
         self.device: torch.device = next(model.parameters()).device
         self.stop_ids = frozenset(stop_token_ids(tokenizer, model.generation_config))
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
@@ -82,9 +83,9 @@ class Stepper:
         self._compare(expected)
         self._fuse(expected)
         lay_out_linears(model, siblings, int8)
-        join_layers(model)
         fuse_norms(model)
         self.bank = LoraBank(model, max_adapters)
+        self._join()
         self._tokenizers: dict[str, Any] = {}
         self._grammars: dict[int, GrammarCompiler] = {}
 
@@ -178,6 +179,15 @@ class Stepper:
         self.bank.token_rows.ids = tokens
         self.bank.token_rows.kept = [segments[at].adapter for at in wanted]
         last = torch.from_numpy(plan.last_tokens[list(wanted)]).to(self.device)
+        states: Tensor | None
+        if self.joined is not None and not plan.has_adapters:
+            logits, states = self.joined(tokens, plan, last)
+        else:
+            logits, states = self._forward(tokens, plan, last, hidden)
+        return logits[0].float(), states[0].float() if hidden and states is not None else None
+
+    def _forward(self, tokens: Tensor, plan: Plan, last: Tensor, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """A step by the model's own way."""
         found: list[Tensor] = []
         hook = self.model.base_model.register_forward_hook(lambda *call: found.append(call[2][0])) if hidden else None
         try:
@@ -188,7 +198,7 @@ class Stepper:
         finally:
             if hook is not None:
                 hook.remove()
-        return output.logits[0].float(), found[0][0].float() if found else None
+        return output.logits, found[0] if found else None
 
     def _fuse(self, expected: Tensor) -> None:
         """Fuse the layers where that gives the same."""
@@ -200,18 +210,35 @@ class Stepper:
             logger.warning("fused layers give something else than the model's own, which are used instead")
             unfuse_layers(self.model, replaced)
 
+    def _join(self) -> None:
+        """Join the layers where that gives the same as one by one."""
+        expected = self._few_steps()
+        self.joined = JoinedLayers.of(self.model)
+        if self.joined is not None and not _near(self._few_steps(), expected, self.model.dtype):
+            logger.warning("joined layers give something else than the model's own, which are used instead")
+            self.joined = None
+
     def _compare(self, expected: Tensor) -> None:
         """Raise UserError unless slots give what stock attention gives."""
-        ids = _probe(self.num_rows)
         try:
-            self.step([Segment(0, 0, 3)], ids[:3], [])
-            self.step([Segment(0, 3, 4)], ids[3:7], [])
-            found = self.step([Segment(0, 7, 1)], ids[7:], [0])[0][0]
+            found = self._few_steps()
         except (AssertionError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{_NOT_STANDARD} ({type(error).__name__})") from error
-        scale = float(expected.abs().max())
-        if not float((found - expected).abs().max()) <= scale * (1e-3 if self.model.dtype == torch.float32 else 0.1):
+        if not _near(found, expected, self.model.dtype):
             raise UserError(_NOT_STANDARD)
+
+    def _few_steps(self) -> Tensor:
+        """float32 `[vocabulary]` after the probe, in three steps."""
+        ids = _probe(self.num_rows)
+        self.step([Segment(0, 0, 3)], ids[:3], [])
+        self.step([Segment(0, 3, 4)], ids[3:7], [])
+        return self.step([Segment(0, 7, 1)], ids[7:], [0])[0][0]
+
+
+def _near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits differ by what rounding makes of them, and none is missing."""
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    return float((found - expected).abs().max()) <= float(expected.abs().max()) * tolerance
 
 
 _NOT_STANDARD = (

@@ -116,10 +116,9 @@ def test_layers_in_one_call_give_the_same_bits(name, options, int8, dtype, token
     if kernels is None or not (kernels.has_int8 if int8 else kernels.has_bfloat16):
         pytest.skip("this CPU has no products of ours")
     joined = Stepper(_build(name, options, dtype), tokenizer, num_slots=5, capacity=300, int8=int8)
-    monkeypatch.setattr(stepper, "join_layers", lambda model: False)
+    monkeypatch.setattr(stepper.JoinedLayers, "of", lambda model: None)
     apart = Stepper(_build(name, options, dtype), tokenizer, num_slots=5, capacity=300, int8=int8)
-    assert [layer.is_first for layer in joined.model.model.layers] == [True, False]
-    assert not any(layer.is_first for layer in apart.model.model.layers)
+    assert joined.joined is not None and apart.joined is None
     for segments, ids in _traffic():
         found, expected = (one.step(segments, ids, range(len(segments)), True) for one in (joined, apart))
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
@@ -129,7 +128,7 @@ def test_layers_in_one_call_give_the_same_bits(name, options, int8, dtype, token
 def test_layers_whose_products_are_others_stay_apart(case, tokenizer):
     model = _build("Llama", {}) if case == "float32" else _build("Qwen2", {}, torch.bfloat16)
     engine = Stepper(model, tokenizer, num_slots=2, capacity=64)
-    assert _is_fused(engine) and not any(layer.is_first for layer in engine.model.model.layers)
+    assert _is_fused(engine) and engine.joined is None
 
 
 @pytest.mark.parametrize(
