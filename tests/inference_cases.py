@@ -3,6 +3,8 @@
 (The shared tiny model ties its embeddings, so it repeats the last token whatever it attends to.)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +49,16 @@ def generate_alone(model: Any, prompt: list[int], limit: int, stops: frozenset[i
         eos_token_id=sorted(stops) or [10**6],
     )
     return output[0, len(prompt) :].tolist()
+
+
+@contextmanager
+def num_threads(number: int) -> Iterator[None]:
+    """PyTorch, and kernels beside it, on so many threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -127,7 +127,8 @@ class JoinedLayers:
     def of(cls, model: Any) -> "JoinedLayers | None":
         """The model joined, which must not change any more; None where a layer or a product is of another kind."""
         layers: list[Any] = list(getattr(model.base_model, "layers", ()))
-        if not layers or not all(type(layer) is FusedLayer for layer in layers):
+        parts = all(hasattr(model.base_model, name) for name in ("rotary_emb", "norm"))
+        if not parts or not layers or not all(type(layer) is FusedLayer for layer in layers):
             return None
         packed = [layer.packed() for layer in layers]
         return cls(model, layers[0].kernels, packed) if all(packed) else None

@@ -1,4 +1,5 @@
-"""Linear layers laid out for inference on a CPU: packed as oneDNN reads them, or in INT8; neighbours in one product.
+"""Linear layers laid out for inference on a CPU: packed for kernels of ours or oneDNN's, or in INT8; neighbours in one
+product.
 
 INT8: weights by output channel, activations by token as they come.
 """

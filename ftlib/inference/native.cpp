@@ -46,7 +46,7 @@ inline float scale_of(const T* row, long width, float epsilon) {
 
 template <typename T>
 void add_norm(T* states, const T* added, const T* weight, T* out, long rows, long width, float epsilon) {
-#pragma omp parallel for schedule(dynamic, 8) if (rows * width > kAlone)
+#pragma omp parallel for schedule(dynamic, 2) if (rows * width > kAlone)
     for (long row = 0; row < rows; ++row) {
         T* mine = states + row * width;
         if (added != nullptr)
@@ -60,7 +60,7 @@ void add_norm(T* states, const T* added, const T* weight, T* out, long rows, lon
 
 template <typename T>
 void silu_mul(const T* both, T* out, long rows, long width) {
-#pragma omp parallel for schedule(dynamic, 8) if (rows * width > kAlone)
+#pragma omp parallel for schedule(dynamic, 2) if (rows * width > kAlone)
     for (long row = 0; row < rows; ++row) {
         const T *gate = both + row * 2 * width, *up = gate + width;
         for (long at = 0; at < width; at += kLanes) {
@@ -268,7 +268,7 @@ void attend(const Attention& a, const Segment* segments, long num_segments, cons
     }
 #pragma omp parallel if (work * kDim > kAlone)
     {
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(dynamic, 2)
         for (long token = 0; token < tokens; ++token) {
             const long slot = places[2 * token], position = places[2 * token + 1];
             for (long head = 0; head < a.kv_heads; ++head) {

@@ -1,6 +1,6 @@
 """Builds and loads the kernels of `native.cpp`, `products.cpp` and `layers.cpp`: what decoder layers compute, on a CPU.
 
-They are compiled once for a CPU, in a few seconds, with the machine's C++ compiler (`CXX`, else `g++`), and kept in
+They are compiled once for a CPU, in some ten seconds, with the machine's C++ compiler (`CXX`, else `g++`), and kept in
 `FTLIB_HOME`. Where that fails the engine computes the same with PyTorch's functions, more slowly.
 """
 
@@ -39,7 +39,7 @@ _BUILD_SECONDS = 120
 
 
 class AttentionSizes(ctypes.Structure):
-    """`Attention` of native.cpp."""
+    """`Attention` of native.h."""
 
     _fields_ = [
         *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "capacity", "window")),
@@ -245,7 +245,7 @@ def _library() -> Path | None:
     flags = [*_FLAGS, *(["-mprefer-vector-width=512"] if torch.cpu._is_avx512_supported() else [])]
     try:
         library = _built(compiler, flags)
-        ctypes.CDLL(str(library)).use_tiles()
+        ctypes.CDLL(str(library)).use_tiles(1)
         return library
     except (OSError, subprocess.SubprocessError) as error:
         shown = (getattr(error, "stderr", None) or str(error)).strip()[-500:]

@@ -1,7 +1,7 @@
 // Products of tokens with packed weights, in INT8 and bfloat16, on a CPU that multiplies these.
 //
-// A thread goes through its share of the outputs and then helps the others: one that another process holds up is not waited
-// for with all that it had before it.
+// A thread goes through its share of the outputs, weights in a row, and then helps the others, so that one that another
+// process holds up is not left with all of it.
 
 #include <omp.h>
 
@@ -9,12 +9,13 @@
 #include <atomic>
 #include <memory>
 
-#ifdef __AVX512F__
+#ifdef __AVX512VNNI__
 #include <immintrin.h>
-#endif
-#ifdef __AMX_TILE__
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#define FTLIB_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #endif
 
 #include "native.h"
@@ -23,13 +24,12 @@ namespace {
 
 #ifdef __AVX512VNNI__
 
-constexpr int kColumns = 32;  // outputs that lie together in packed weights
-constexpr int kRows = 12;     // tokens that are multiplied together: 24 of 32 registers are sums
-constexpr int kMost = 32;     // or that many, in tiles
-constexpr int kBytes = 64;    // of a token's values that a tile holds
-constexpr long kPart = 9 * kBytes;  // of them that are taken together, so that weights and kMost tokens fit the first cache
-
-constexpr long kAhead = 8192;  // bytes of weights that are fetched before their turn
+constexpr int kColumns = 32;        // outputs that lie together in packed weights
+constexpr int kRows = 12;           // tokens that are multiplied together: 24 of 32 registers are sums
+constexpr int kMost = 32;           // or that many, in tiles
+constexpr int kBytes = 64;          // of a token's values that a tile holds
+constexpr long kPart = 9 * kBytes;  // of them that are taken together: weights and kMost tokens then fit the first cache
+constexpr long kAhead = 8192;       // bytes of weights that are fetched before their turn
 
 inline void fetch(const char* from, long bytes) {
     for (long at = 0; at < bytes; at += 64) _mm_prefetch(from + at, _MM_HINT_T0);
@@ -63,7 +63,7 @@ class Shares {
     std::unique_ptr<Place[]> next_;
 };
 
-#ifdef __AMX_TILE__
+#ifdef FTLIB_TILES
 
 bool tiles_work = false;
 
@@ -161,7 +161,7 @@ class Tiles {
 // Rounds each token to 8 bits by its largest value; bits are stored + 128, as the instruction wants them unsigned.
 template <typename T>
 void quantize(const T* x, uint8_t* bits, float* scales, long rows, long width) {
-#pragma omp for schedule(dynamic, 8)
+#pragma omp for schedule(dynamic, 2)
     for (long row = 0; row < rows; ++row) {
         Vec most{}, broken{};  // broken: not a number where one of the values is not finite
         for (long at = 0; at < width; at += kLanes) {
@@ -232,7 +232,7 @@ void products(const Shares& blocks, const void* tokens, long rows, long stride, 
               Round round) {
     const char* x = static_cast<const char*>(tokens);
     typedef int32_t Sums[kColumns];
-#ifdef __AMX_TILE__
+#ifdef FTLIB_TILES
     Tiles tiles;
     const bool in_tiles = tiles_work && stride % kBytes == 0;
 #else
@@ -256,7 +256,7 @@ void products(const Shares& blocks, const void* tokens, long rows, long stride, 
                 }
             }
         };
-#ifdef __AMX_TILE__
+#ifdef FTLIB_TILES
         if (in_tiles) {
             const long part = rows > kMost ? kPart : stride;
             for (long from = 0; from < stride; from += part)
@@ -331,7 +331,6 @@ void bfloat16_linear(const bfloat16* x, const bfloat16* packed, bfloat16* y, lon
 
 FTLIB_INT8(float, float32)
 FTLIB_INT8(bfloat16, bfloat16)
-#endif
 
 #ifdef __AVX512BF16__
 extern "C" void bfloat16_linear_bfloat16(const bfloat16* x, const bfloat16* packed, bfloat16* y, long rows, long width,
@@ -339,14 +338,15 @@ extern "C" void bfloat16_linear_bfloat16(const bfloat16* x, const bfloat16* pack
     bfloat16_linear(x, packed, y, rows, width, columns);
 }
 #endif
+#endif
 
-// Asks Linux for the tiles of AMX, once a process, before its first product. Returns whether they are used.
-extern "C" int use_tiles() {
-#ifdef __AMX_TILE__
+// Asks Linux for the tiles of AMX, before a process's first product, or does without. Returns whether they are used.
+extern "C" int use_tiles(int wanted) {
+#ifdef FTLIB_TILES
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
-    tiles_work = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    tiles_work = wanted != 0 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     return tiles_work;
 #else
-    return 0;
+    return 0 * wanted;
 #endif
 }

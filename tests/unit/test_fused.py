@@ -13,6 +13,7 @@ from ftlib.inference.fused import FusedLayer
 from ftlib.inference.slots import Segment
 from ftlib.inference.stepper import Stepper
 from ftlib.models.load import cpu_has_bfloat16
+from tests.inference_cases import num_threads
 
 SIZES = {
     "vocab_size": 300, "hidden_size": 128, "intermediate_size": 176, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -122,6 +123,11 @@ def test_layers_in_one_call_give_the_same_bits(name, options, int8, dtype, token
     for segments, ids in _traffic():
         found, expected = (one.step(segments, ids, range(len(segments)), True) for one in (joined, apart))
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    with num_threads(1):
+        alone = joined.step(segments, ids, range(len(segments)))[0]
+    with num_threads(2):
+        again = joined.step(segments, ids, range(len(segments)))[0]
+    assert torch.equal(again, alone)
 
 
 @pytest.mark.parametrize("case", ["float32", "biases"])

@@ -1,5 +1,7 @@
 """Linear layers laid out for inference: the same products, in fewer and faster calls."""
 
+import ctypes
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from ftlib.inference.linears import (
     lay_out_linears,
 )
 from ftlib.models.load import cpu_has_bfloat16
+from tests.inference_cases import num_threads
 
 
 class Block(nn.Module):
@@ -129,6 +132,20 @@ def test_int8_scales_each_token_by_itself(kind, monkeypatch):
     assert torch.isfinite(block(torch.zeros(1, 3, 64))).all()
 
 
+@pytest.fixture(params=["tiles", "registers"])
+def in_tiles(request):
+    """Products in AMX's tiles, or as on a CPU without."""
+    library = native._library()
+    if library is None or not ctypes.CDLL(str(library)).use_tiles(1):
+        if request.param == "tiles":
+            pytest.skip("this CPU has no tiles")
+        yield
+        return
+    ctypes.CDLL(str(library)).use_tiles(request.param == "tiles")
+    yield
+    ctypes.CDLL(str(library)).use_tiles(1)
+
+
 SHAPES = [(1, 64, 32), (11, 48, 37), (12, 1536, 576), (13, 64, 96), (33, 96, 64), (65, 1600, 40), (144, 576, 960)]
 """Tokens, width, columns: tiles full and not, widths that fit tiles or not, sums taken in parts."""
 
@@ -136,7 +153,7 @@ SHAPES = [(1, 64, 32), (11, 48, 37), (12, 1536, 576), (13, 64, 96), (33, 96, 64)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
-def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance):
+def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance, in_tiles):
     _kernels()
     tokens, width, columns = shape
     torch.manual_seed(0)
@@ -146,13 +163,17 @@ def test_int8_products_are_those_of_the_rounded_values(shape, dtype, tolerance):
     unit = x.float().abs().amax(-1, keepdim=True) / 127
     expected = (x.float() / unit).round().double() * unit @ product.weight.double().T + linear.bias
     bound = tolerance * expected.abs().amax(-1, keepdim=True)
-    assert ((product(x).double() - expected).abs() <= bound).all()
+    with num_threads(1):
+        found = product(x)
+    assert ((found.double() - expected).abs() <= bound).all()
+    with num_threads(2):
+        assert torch.equal(product(x), found)
     assert (product.weight - linear.weight).abs().max() <= linear.weight.abs().max() / 254 * 1.001
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
-def test_bfloat16_products_are_those_of_the_values(shape):
+def test_bfloat16_products_are_those_of_the_values(shape, in_tiles):
     kernels = _kernels(torch.bfloat16)
     tokens, width, columns = shape
     torch.manual_seed(0)
@@ -160,9 +181,12 @@ def test_bfloat16_products_are_those_of_the_values(shape):
     product, x = NativeLinear(linear, kernels), torch.randn(1, tokens, width, dtype=torch.bfloat16)
     expected = x.double() @ linear.weight.double().T + linear.bias.double()
     bound = 2 * torch.finfo(torch.bfloat16).eps * expected.abs().amax(-1, keepdim=True)
-    found = product(x)
+    with num_threads(1):
+        found = product(x)
     assert found.shape == (1, tokens, columns) and ((found.double() - expected).abs() <= bound).all()
     assert torch.equal(product.weight, linear.weight)
+    with num_threads(2):
+        assert torch.equal(product(x), found)
     for row in (0, tokens - 1):  # whatever is computed beside it
         assert torch.equal(product(x[:, row : row + 1])[0, 0], found[0, row])
 
