@@ -347,6 +347,6 @@ extern "C" int use_tiles(int wanted) {
     tiles_work = wanted != 0 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     return tiles_work;
 #else
-    return 0 * wanted;
+    return static_cast<void>(wanted), 0;
 #endif
 }
