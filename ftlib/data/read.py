@@ -6,8 +6,6 @@ row's position and content alone, so the cut into tasks and blocks changes nothi
 """
 
 import itertools
-import json
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +20,8 @@ from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
 from ftlib.data.inputs import InputFile, open_file
 from ftlib.data.rows import RawRow, ReadTask, iter_rows
-from ftlib.data.shapes import Content, RowError, resolve_shape, subject_of, to_content, used_columns
+from ftlib.data.shapes import Content, readable_columns, resolve_shape, subject_of, to_content, used_columns
+from ftlib.data.values import RowError, as_json
 from ftlib.text.keyed import KeyedHash, UInt64s
 
 logger = get_logger(__name__)
@@ -99,11 +98,11 @@ def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[
         return []
     shape = resolve_shape(file.source, rows, config)
     columns = {column for row in rows for column in row}
-    used = used_columns(shape, config)
-    if unused := sorted(columns - used):
+    if unused := sorted(columns - used_columns(shape, config)):
         logger.info("%s: columns that are left out: %s", file.source, ", ".join(unused))
     logger.info("%s: %s, %s", file.source, file.format, shape)
     if file.format == "parquet":
+        used = readable_columns(shape, config)
         names = tuple(column for column in tasks[0].columns if column in used)
         return [replace(task, shape=shape, columns=names, num_rows_estimate=task.stop - task.start) for task in tasks]
     unpacked = file.size_bytes * (_COMPRESSION_RATIO if file.compression else 1)
@@ -204,6 +203,10 @@ class _Builder:
                 error = problem.error
             except RecursionError:
                 error = "nested_too_deep"
+            except Exception as problem:
+                # Whatever a value did, it costs its own row, not the job.
+                logger.warning("%s: row %d: unexpected %s", self._task.source, row.position, type(problem).__name__)
+                error = "unexpected"
         if error is not None:
             record[s.ERROR] = error
         if self._settings.keep_raw:
@@ -222,7 +225,7 @@ class _Builder:
             s.REJECTED: content.rejected,
             s.LABEL: content.label,
             s.WEIGHT: content.weight,
-            s.METADATA: _to_json(content.metadata),
+            s.METADATA: as_json(content.metadata),
         }
         if content.id:
             fields |= {s.ID: content.id, s.DERIVED: False}
@@ -245,20 +248,3 @@ class _Builder:
             kept = {name: row.get(name) for name in (s.ROW, s.SOURCE, s.SUBJECT, s.CONTENT_HASH, s.RAW)}
             # A given id may be what is broken; the row needs none in quarantine.
             return pa.Table.from_pylist([{**kept, s.ID: "", s.DERIVED: True, s.ERROR: "bad_unicode"}], schema=s.READ)
-
-
-def _to_json(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    except ValueError:
-        return json.dumps(_without_nan(value), ensure_ascii=False, default=str)
-    except TypeError:
-        raise RowError("bad_metadata") from None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list) else value

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ftlib.config.prepare import InputConfig, TemplateConfig
 from ftlib.core.errors import UserError
+from ftlib.data.values import RowError, as_key, as_text, is_blank
 
 Row = Mapping[str, Any]
 Message = dict[str, str]
@@ -22,14 +25,6 @@ ROLES = ("system", "user", "assistant", "tool")
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 LANGUAGE = "language"
 _COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE}
-
-
-class RowError(Exception):
-    """A row that cannot become a record; `error` is its class in `quarantine.parquet`."""
-
-    def __init__(self, error: str) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 @dataclass
@@ -47,7 +42,8 @@ class Content:
 
 
 def _has(row: Row, *names: str) -> bool:
-    return all(name in row for name in names)
+    """Whether a row has these columns; a column that is null in it counts as absent."""
+    return not any(is_blank(row.get(name)) for name in names)
 
 
 _DETECTORS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
@@ -59,11 +55,19 @@ _DETECTORS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("input_output", lambda row: _has(row, "input", "output")),
     ("text", lambda row: _has(row, "text")),
 )
+_MATCHES = dict(_DETECTORS)
 
 
 def shape_of(row: Row) -> str | None:
     """The shape whose columns a row has."""
     return next((shape for shape, matches in _DETECTORS if matches(row)), None)
+
+
+def row_shape(row: Row, shape: str, config: InputConfig) -> str:
+    """The shape of one row of a file of the given shape: its own, where it has not the file's columns but another's."""
+    if config.shape != "auto" or shape not in _MATCHES or _MATCHES[shape](row):
+        return shape
+    return shape_of(row) or shape
 
 
 def resolve_shape(source: str, rows: Sequence[Row], config: InputConfig) -> str:
@@ -81,6 +85,8 @@ def resolve_shape(source: str, rows: Sequence[Row], config: InputConfig) -> str:
     if config.shape != "auto":
         return config.shape
     counts = Counter(shape for row in rows if (shape := shape_of(row)))
+    # Where no row is complete, the columns alone tell what the rows lack.
+    counts = counts or Counter(shape for row in rows if (shape := shape_of(dict.fromkeys(row, True))))
     if not counts:
         raise UserError(
             f"{source}: unknown shape; its columns are: {', '.join(columns) or '(none)'}. Known are "
@@ -103,16 +109,16 @@ def _check_template(source: str, template: TemplateConfig, columns: Sequence[str
 
 def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     """Build a record's content; raises RowError."""
-    content = _BUILDERS[shape](row, config)
+    content = _BUILDERS[row_shape(row, shape, config)](row, config)
     if content.messages is not None:
         _check_messages(content.messages)
         if config.system_prompt and content.messages[0]["role"] != "system":
             content.messages.insert(0, {"role": "system", "content": config.system_prompt})
     elif not (content.text or "").strip():
         raise RowError("empty_text")
-    content.id = _scalar(row.get("id"), "bad_id") or None
-    content.label = _scalar(_lookup(row, config.label_column), "bad_label")
-    content.subject = _scalar(_lookup(row, config.subject_column), "bad_subject") or None
+    content.id = as_key(row.get("id"), "bad_id") or None
+    content.label = as_key(_lookup(row, config.label_column), "bad_label") or None
+    content.subject = as_key(_lookup(row, config.subject_column), "bad_subject") or None
     content.weight = _weight(row.get("weight"))
     content.metadata = _metadata(row.get("metadata"))
     if isinstance(row.get(LANGUAGE), str) and isinstance(content.metadata, dict):
@@ -123,7 +129,7 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
 def subject_of(row: Row, config: InputConfig) -> str | None:
     """The data subject's key of a row of any shape; None without one, or where it is no plain value."""
     try:
-        return _scalar(_lookup(row, config.subject_column), "bad_subject") or None
+        return as_key(_lookup(row, config.subject_column), "bad_subject") or None
     except RowError:
         return None
 
@@ -143,6 +149,12 @@ def used_columns(shape: str, config: InputConfig) -> set[str]:
     return used | set(shape.split("_")) | {"negative"}
 
 
+def readable_columns(shape: str, config: InputConfig) -> set[str]:
+    """Columns that may end up in a record of a file of this shape; rows of another shape have others."""
+    shapes = {shape, *_MATCHES} if config.shape == "auto" and shape in _MATCHES else {shape}
+    return set().union(*(used_columns(each, config) for each in shapes))
+
+
 def _pair(user: str, assistant: str) -> Content:
     return Content(messages=[{"role": "user", "content": user}, {"role": "assistant", "content": assistant}])
 
@@ -150,7 +162,7 @@ def _pair(user: str, assistant: str) -> Content:
 def _pair_of(question: str, answer: str) -> Callable[[Row, InputConfig], Content]:
     def build(row: Row, config: InputConfig) -> Content:
         content = _pair(_text(row, question), _text(row, answer))
-        if row.get("negative") is not None:
+        if not is_blank(row.get("negative")):
             content.rejected = _text(row, "negative")
         return content
 
@@ -159,10 +171,10 @@ def _pair_of(question: str, answer: str) -> Callable[[Row, InputConfig], Content
 
 def _instruction_output(row: Row, config: InputConfig) -> Content:
     question = _text(row, "instruction")
-    if row.get("input") not in (None, ""):
+    if not is_blank(row.get("input")):
         question = f"{question}\n\n{_text(row, 'input')}"
     content = _pair(question, _text(row, "output"))
-    if row.get("negative") is not None:
+    if not is_blank(row.get("negative")):
         content.rejected = _text(row, "negative")
     return content
 
@@ -184,24 +196,24 @@ def _canonical(row: Row, config: InputConfig) -> Content:
 
 def _preference(row: Row, config: InputConfig) -> Content:
     """`prompt`, `chosen`, `rejected` (each a string or messages), or `input`, `output`, `negative`."""
-    if "negative" in row and "chosen" not in row:
+    if is_blank(row.get("chosen")) and not is_blank(row.get("negative")):
         content = _pair(_text(row, "input"), _text(row, "output"))
         content.rejected = _text(row, "negative")
         return content
     chosen, rejected = row.get("chosen"), row.get("rejected")
-    prompt = next((row[name] for name in ("prompt", "instruction", "input") if row.get(name) is not None), None)
+    prompt = next((row[name] for name in ("prompt", "instruction", "input") if not is_blank(row.get(name))), None)
     head = _messages(prompt) if isinstance(prompt, list) else None
     if isinstance(chosen, list):
         conversation, refused = _messages(chosen), _messages(rejected)
         if prompt is not None and len(conversation) == 1:
-            conversation = [*(head or [{"role": "user", "content": _as_text(prompt)}]), *conversation]
+            conversation = [*(head or [{"role": "user", "content": as_text(prompt)}]), *conversation]
         return Content(messages=conversation, rejected=refused[-1]["content"])
-    answer = {"role": "assistant", "content": _as_text(chosen)}
+    answer = {"role": "assistant", "content": as_text(chosen)}
     if head is not None:
-        return Content(messages=[*head, answer], rejected=_as_text(rejected))
+        return Content(messages=[*head, answer], rejected=as_text(rejected))
     if prompt is not None:
-        return Content(messages=[{"role": "user", "content": _as_text(prompt)}, answer], rejected=_as_text(rejected))
-    return Content(text=_as_text(chosen), rejected=_as_text(rejected))
+        return Content(messages=[{"role": "user", "content": as_text(prompt)}, answer], rejected=as_text(rejected))
+    return Content(text=as_text(chosen), rejected=as_text(rejected))
 
 
 def _from_template(row: Row, config: InputConfig) -> Content:
@@ -209,7 +221,7 @@ def _from_template(row: Row, config: InputConfig) -> Content:
     assert template is not None
 
     def fill(pattern: str) -> str:
-        return _PLACEHOLDER.sub(lambda match: _as_text(_lookup(row, match.group(1))), pattern)
+        return _PLACEHOLDER.sub(lambda match: as_text(_lookup(row, match.group(1))), pattern)
 
     content = _pair(fill(template.user), fill(template.assistant))
     if template.system and content.messages:
@@ -233,20 +245,7 @@ _BUILDERS: dict[str, Callable[[Row, InputConfig], Content]] = {
 def _text(row: Row, name: str) -> str:
     if name not in row:
         raise RowError("missing_column")
-    return _as_text(row[name])
-
-
-def _as_text(value: Any) -> str:
-    """A string, or a number as one; raises RowError for null and anything nested."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise RowError("null_text")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return str(value)
-    raise RowError("nested_text" if isinstance(value, (list, dict)) else "wrong_type")
+    return as_text(row[name])
 
 
 def _messages(value: Any) -> list[Message]:
@@ -261,7 +260,7 @@ def _messages(value: Any) -> list[Message]:
     for item in value:
         if not isinstance(item, dict) or item.get("role") not in ROLES:
             raise RowError("bad_messages")
-        messages.append({"role": item["role"], "content": _as_text(item.get("content"))})
+        messages.append({"role": item["role"], "content": as_text(item.get("content"))})
     return messages
 
 
@@ -288,21 +287,14 @@ def _lookup(row: Row, path: str) -> Any:
     return value
 
 
-def _scalar(value: Any, error: str) -> str | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    try:
-        return _as_text(value)
-    except RowError:
-        raise RowError(error) from None
-
-
 def _weight(value: Any) -> float:
-    if value is None or value == "":
+    if is_blank(value):
         return 1.0
     try:
-        weight = float(value)
-    except (TypeError, ValueError):
+        # What is stored is a float32: a weight that is infinite there would make a loss infinite.
+        with np.errstate(over="ignore"):
+            weight = float(np.float32(float(value)))
+    except (TypeError, ValueError, OverflowError):
         raise RowError("bad_weight") from None
     if not math.isfinite(weight) or weight < 0:
         raise RowError("bad_weight")
@@ -311,7 +303,7 @@ def _weight(value: Any) -> float:
 
 def _metadata(value: Any) -> Any:
     """Any JSON value; a string that holds JSON (as from CSV) is read."""
-    if value is None or value == "":
+    if is_blank(value):
         return {}
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:

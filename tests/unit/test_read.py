@@ -276,3 +276,27 @@ def test_a_damaged_row_group_is_quarantined_row_by_row(tmp_path):
     records = read(path)
     assert [row[s.ROW] for row in records] == list(range(30))
     assert [row[s.ERROR] for row in records] == [None] * 7 + ["unreadable_row_group"] * 7 + [None] * 16
+
+
+def test_a_row_takes_the_shape_whose_columns_it_has(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [{"text": "plain text", "messages": None}, {"text": None, "messages": MESSAGES}, {"text": "more"}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    records = read(path)
+    assert [row[s.ERROR] for row in records] == [None] * 3
+    assert [row[s.TEXT] for row in records] == ["plain text", None, "more"]
+    assert said(records[1]) == PAIR
+
+
+def test_null_columns_count_as_absent_for_the_shape(tmp_path):
+    path = tmp_path / "a.jsonl"
+    empty = {"chosen": None, "rejected": None, "messages": None, "input": None}
+    path.write_bytes(lines(*({"instruction": "question", "output": "answer", **empty} for _ in range(3))))
+    assert [said(row) for row in read(path)] == [PAIR] * 3
+
+
+@pytest.mark.parametrize("value", [b"9" * 400, b"1e308", b"-1", b"1e999", b"[1]", b'"heavy"'])
+def test_no_weight_fails_the_job(tmp_path, value):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines({"text": "x"}, b'{"text": "x", "weight": ' + value + b"}"))
+    assert [row[s.ERROR] for row in read(path)] == [None, "bad_weight"]
