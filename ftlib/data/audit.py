@@ -180,7 +180,7 @@ def _count_tokens(config: AuditConfig, outcome: Outcome) -> TokenFacts | None:
         chosen = table.filter(pa.array(contains(ray.get(sample), row_keys(table))))
         if not chosen.num_rows:
             return TokenCounts()
-        records = [spoken(record) for record in chosen.select([s.MESSAGES, s.TEXT]).to_pylist()]
+        records = [spoken(record) for record in chosen.select([s.MESSAGES, s.TEXT, s.REJECTED]).to_pylist()]
         return count_tokens(records, encoder(load_tokenizer(folder)))
 
     counts = sum(collect(map_blocks(outcome.processed, run), "counting tokens"), TokenCounts())

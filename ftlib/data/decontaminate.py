@@ -52,7 +52,7 @@ def _said(tables: list[pa.Table], assignment: Assignment, split: int) -> tuple[U
     """Row keys of one split's rows, and what is said in each."""
     table = assignment.valid(pa.concat_tables(tables))
     table = table.filter(pa.array(assignment.of(table) == split))
-    return row_keys(table), [spoken(record) for record in table.select([s.MESSAGES, s.TEXT]).to_pylist()]
+    return row_keys(table), [spoken(record) for record in table.select([s.MESSAGES, s.TEXT, s.REJECTED]).to_pylist()]
 
 
 def dropped_rows(processed: Sequence[Any], rows: UInt64s, codes: np.ndarray) -> list[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ftlib.data import schema as s
+from ftlib.data.records import said
 from ftlib.data.report import LengthFacts, PiiFacts, SplitFacts, percentiles
 from ftlib.text.quality import tokenize
 
@@ -107,10 +108,10 @@ def _count_lengths(counts: Counts, record: dict[str, Any]) -> None:
     if record[s.MESSAGES] is None:
         parts = {"text": record[s.TEXT]}
     else:
-        said = [(message["role"], message["content"]) for message in record[s.MESSAGES]]
+        spoken = [(message["role"], said(message)) for message in record[s.MESSAGES]]
         parts = {
-            "input": "\n".join(text for role, text in said if role != "assistant"),
-            "output": "\n".join(text for role, text in said if role == "assistant"),
+            "input": "\n".join(text for role, text in spoken if role != "assistant"),
+            "output": "\n".join(text for role, text in spoken if role == "assistant"),
         }
     words = {name: len(tokenize(text)) for name, text in parts.items()}
     for name, text in parts.items():

@@ -33,7 +33,7 @@ def apply_filters(table: pa.Table, config: FilterConfig, marked: Marked) -> pa.T
     """Mark the rows of a table."""
     rows = row_keys(table)
     held, stale = contains(marked.review, rows), contains(marked.stale, rows)
-    records = table.select([s.MESSAGES, s.TEXT, s.ERROR, s.STAGE, s.REASON]).to_pylist()
+    records = table.select([s.MESSAGES, s.TEXT, s.REJECTED, s.ERROR, s.STAGE, s.REASON]).to_pylist()
     stages: list[str | None] = []
     reasons: list[str | None] = []
     for record, in_review, old in zip(records, held.tolist(), stale.tolist(), strict=True):

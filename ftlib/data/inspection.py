@@ -100,7 +100,12 @@ def _inspect_record(counts: Inspected, record: dict[str, Any], annotations_key: 
 
 def _parts(record: dict[str, Any]) -> list[tuple[str, str]]:
     """(kind of field, text) of what a record says, and its label."""
-    found = [(message["role"], message["content"]) for message in record[s.MESSAGES] or ()]
+    found = [
+        (message["role"], text)
+        for message in record[s.MESSAGES] or ()
+        for text in (message[s.REASONING], message[s.CONTENT])
+        if text is not None
+    ]
     found += [(name, record[name]) for name in (s.TEXT, s.REJECTED, s.LABEL) if record[name] is not None]
     return found
 

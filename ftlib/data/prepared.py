@@ -9,6 +9,7 @@ import pyarrow as pa
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.storage import exists, filesystem, join
+from ftlib.data.records import read_records_file
 from ftlib.data.schema import RECORD, SPLITS
 from ftlib.registry.manifest import read_manifest
 
@@ -51,18 +52,14 @@ class PreparedDataset:
 
     def table(self, split: str) -> pa.Table:
         """The whole split as one Arrow table, in the order of the files."""
-        import pyarrow.parquet as pq
-
         fs, inner = self._located(split)
-        return pa.concat_tables([RECORD.empty_table(), *(pq.read_table(file, filesystem=fs) for file in inner)])
+        return pa.concat_tables([RECORD.empty_table(), *(read_records_file(file, fs) for file in inner)])
 
     def rows(self, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Records of a split with these columns, one file in memory at a time, in the order of the files."""
-        import pyarrow.parquet as pq
-
         fs, inner = self._located(split)
         for file in inner:
-            yield from pq.read_table(file, filesystem=fs, columns=list(columns)).to_pylist()
+            yield from read_records_file(file, fs, columns).to_pylist()
 
     def _located(self, split: str) -> tuple[Any, list[str]]:
         fs, _ = filesystem(self.path)

@@ -203,7 +203,8 @@ def _fail(record: dict[str, Any]) -> None:
 def scanned_fields(record: dict[str, Any], metadata: Any) -> Iterator[tuple[str, str]]:
     """Name and content of every field that is scanned."""
     for i, message in enumerate(record[s.MESSAGES] or ()):
-        yield f"messages[{i}].content", message["content"]
+        if message["content"] is not None:
+            yield f"messages[{i}].content", message["content"]
     for name in (s.TEXT, s.REJECTED):
         if record[name] is not None:
             yield name, record[name]

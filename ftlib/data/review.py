@@ -24,11 +24,12 @@ from ftlib.core.storage import read_bytes
 from ftlib.data import schema as s
 from ftlib.data.dedup import REVIEW, contains, row_keys
 from ftlib.data.filter import FILTER
+from ftlib.data.records import is_bad_answer_alone, turns
 from ftlib.text.keyed import UInt64s
 
 ACCEPT, EDIT, REJECT = "accept", "edit", "reject"
 REJECTED = "rejected"
-REVIEWED = [s.ID, s.SOURCE, s.POSITION, s.REASON, s.LABEL, s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA]
+REVIEWED = [s.ID, s.SOURCE, s.POSITION, s.REASON, s.LABEL, s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA, s.TOOLS]
 _SHOWN = 10
 
 
@@ -58,7 +59,7 @@ def as_task(record: Mapping[str, Any]) -> dict[str, Any]:
     """The Label Studio task of a record that is held; `record` has the columns `REVIEWED`."""
     data = {name: record[name] for name in REVIEWED if record[name] is not None}
     data[s.METADATA] = json.loads(data.get(s.METADATA) or "{}")
-    data.setdefault(s.MESSAGES, [{"role": "text", "content": record[s.TEXT]}])
+    data[s.MESSAGES] = turns(record) or [{"role": "text", "content": record[s.TEXT]}]
     shown = {"answer": _answer_in(data), "label": record[s.LABEL]}
     result = [
         {"from_name": name, "to_name": "record", "type": "textarea", "value": {"text": [value]}}
@@ -182,9 +183,20 @@ def _one(value: Any) -> str | None:
 
 
 def _answer_in(data: Mapping[str, Any]) -> str | None:
-    """The last thing the assistant says, or the text of a record without a conversation."""
-    said = [turn["content"] for turn in data.get(s.MESSAGES) or () if turn["role"] == "assistant"]
-    return said[-1] if said else data.get(s.TEXT)
+    """What an edit replaces: the last words of the assistant, an undesirable answer alone, or the text."""
+    turn = _answer_turn(data)
+    if turn is not None:
+        words: str | None = turn.get(s.CONTENT)
+        return words
+    return data.get(s.REJECTED) if is_bad_answer_alone(data) else data.get(s.TEXT)
+
+
+def _answer_turn(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The last turn of the assistant that says something, else the last that calls a tool; None without any."""
+    if is_bad_answer_alone(record):
+        return None
+    answers = [turn for turn in record.get(s.MESSAGES) or () if turn["role"] == "assistant"]
+    return next((turn for turn in reversed(answers) if turn.get(s.CONTENT)), answers[-1] if answers else None)
 
 
 @dataclass(frozen=True)
@@ -250,15 +262,18 @@ def apply_edits(table: pa.Table, decisions: Mapping[int, Decision]) -> pa.Table:
     edits = [(i, decision) for i, decision in _decided_rows(table, decisions) if decision.verdict == EDIT]
     if not edits:
         return table
-    columns = {name: table[name].to_pylist() for name in (s.MESSAGES, s.TEXT, s.LABEL)}
+    columns = {name: table[name].to_pylist() for name in (s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL)}
     for i, edit in edits:
         if edit.label is not None:
             columns[s.LABEL][i] = edit.label
-        if edit.answer is not None and columns[s.MESSAGES][i] is None:
-            columns[s.TEXT][i] = edit.answer
-        elif edit.answer is not None:
-            answers = [turn for turn in columns[s.MESSAGES][i] if turn["role"] == "assistant"]
-            answers[-1]["content"] = edit.answer
+        if edit.answer is None:
+            continue
+        record = {name: values[i] for name, values in columns.items()}
+        turn = _answer_turn(record)
+        if turn is not None:
+            turn[s.CONTENT] = edit.answer
+        else:
+            columns[s.REJECTED if is_bad_answer_alone(record) else s.TEXT][i] = edit.answer
     return _with_columns(table, columns)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ftlib.core.errors import UserError
 from ftlib.core.storage import filesystem, join, read_json
+from ftlib.data.records import said
 
 SPLITS = ("train", "val", "test")
 _BEFORE_REDACTION = ("dup", "exact", "near", "validate", "read", "conflict")
@@ -89,7 +90,7 @@ def _dropped_share(groups: Iterable[dict[str, Any]], dropped: dict[str, str]) ->
 
 def _row_text(row: dict[str, Any]) -> str:
     messages = row.get("messages") or []
-    return "\n".join([row.get("text") or "", *(message["content"] or "" for message in messages)])
+    return "\n".join([row.get("text") or "", *(said(message) for message in messages)])
 
 
 def _rows(dataset: str, name: str) -> list[dict[str, Any]]:

@@ -11,6 +11,10 @@ LABEL = "label"
 WEIGHT = "weight"
 SUBJECT = "subject"
 METADATA = "metadata"
+TOOLS = "tools"
+
+CONTENT, REASONING, NAME = "content", "reasoning_content", "name"
+TOOL_CALLS, TOOL_CALL_ID, TRAIN_TURN = "tool_calls", "tool_call_id", "train"
 
 ROW = "row_key"
 """uint64, internal: number of the source among the sorted sources (24 bits), then the position in it (40 bits)."""
@@ -30,7 +34,27 @@ FINDINGS = "findings"
 
 SPLITS = ("train", "val", "test")
 
-MESSAGE_TYPE = pa.struct([("role", pa.string()), ("content", pa.string())])
+TOOL_CALL_TYPE = pa.struct(
+    [
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
+    ]
+)
+"""A call that the assistant makes. `arguments` is JSON text, as the model wrote it."""
+MESSAGE_TYPE = pa.struct(
+    [
+        ("role", pa.string()),
+        (CONTENT, pa.string()),
+        (REASONING, pa.string()),
+        (NAME, pa.string()),
+        (TOOL_CALLS, pa.list_(TOOL_CALL_TYPE)),
+        (TOOL_CALL_ID, pa.string()),
+        (TRAIN_TURN, pa.bool_()),
+    ]
+)
+"""A turn. `role`: system, developer, user, assistant or tool. `content` is null only beside `tool_calls`.
+`tool_call_id`: which call a tool's turn answers. `train`: false for an assistant's turn that is never learnt."""
 RECORD = pa.schema(
     [
         (ID, pa.string()),
@@ -42,9 +66,13 @@ RECORD = pa.schema(
         (WEIGHT, pa.float32()),
         (SUBJECT, pa.string()),
         (METADATA, pa.string()),
+        (TOOLS, pa.string()),
     ]
 )
-"""A canonical record: `messages` or `text` is null. `metadata` is JSON."""
+"""A canonical record: `messages` or `text` is null. `metadata` is JSON, `tools` a JSON array of the tools defined for
+the conversation. `rejected`: beside a last answer of the assistant the worse one to it; where `messages` end with the
+prompt, an undesirable answer alone (KTO). Datasets of earlier versions lack `tools` and all fields of messages but
+`role` and `content`: `records.conform` reads both."""
 
 IDENTITY = pa.schema(
     [

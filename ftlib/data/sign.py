@@ -17,6 +17,7 @@ from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
 from ftlib.data.metadata import canonical, to_seconds, value_at
 from ftlib.data.overlap import NOTHING, Overlap
+from ftlib.data.records import INSTRUCTING, is_bad_answer_alone, said
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import Scheme, Shingles, band_keys, choose_bands, shingle, signatures
 from ftlib.text.normalize import normalize_all
@@ -66,10 +67,14 @@ class SignSettings:
 
 
 def spoken(record: dict[str, Any]) -> list[str]:
-    """What user and assistant say (or the text): shared system prompts would make unlike records alike."""
+    """What user, assistant and tools say (or the text): shared system prompts would make unlike records alike.
+
+    An undesirable answer alone is said too; a better answer's worse one is not.
+    """
     if record[s.MESSAGES] is None:
         return [record[s.TEXT] or ""]
-    return [message["content"] for message in record[s.MESSAGES] if message["role"] != "system"]
+    parts = [said(message) for message in record[s.MESSAGES] if message["role"] not in INSTRUCTING]
+    return [*parts, record[s.REJECTED]] if is_bad_answer_alone(record) else parts
 
 
 def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
@@ -149,17 +154,17 @@ def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hashe
     nothing = hasher.digest(b"")
     inputs, outcomes, labels, everything = [], [], [], []
     for record, part in zip(records, parts, strict=True):
-        said = [texts[text] for text in part]
-        has_answer = record[s.MESSAGES] is not None and len(said) > 1
-        question, answer = (said[:-1], said[-1]) if has_answer else (said, nothing)
+        hashed = [texts[text] for text in part]
+        has_answer = record[s.MESSAGES] is not None and len(hashed) > 1
+        question, answer = (hashed[:-1], hashed[-1]) if has_answer else (hashed, nothing)
         label = (record[s.LABEL] or "").encode()
         rejected = nothing if record[s.REJECTED] is None else texts[record[s.REJECTED]]
-        # Several preference pairs for one prompt are no contradiction.
+        # Several preference pairs for one prompt are no contradiction, nor is a bad answer beside a good one.
         outcome = nothing if record[s.REJECTED] is not None else answer
-        inputs.append(b"".join(question))
+        inputs.append(b"".join([*question, b"bad" if is_bad_answer_alone(record) else b""]))
         outcomes.append(outcome + label)
         labels.append(label)
-        everything.append(b"".join([*said, rejected, label]))
+        everything.append(b"".join([*hashed, rejected, label]))
     return {
         "input_hash": hasher.uint64s(inputs),
         "outcome_hash": hasher.uint64s(outcomes),

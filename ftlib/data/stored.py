@@ -26,6 +26,7 @@ from ftlib.core.logging import get_logger
 from ftlib.core.storage import exists, filesystem, is_uri, join, local_path, read_bytes, write_bytes, write_text
 from ftlib.data import schema as s
 from ftlib.data.dedup import row_keys
+from ftlib.data.records import conform
 from ftlib.runtime.exchange import gather, map_blocks
 from ftlib.text.keyed import UInt64s
 
@@ -52,7 +53,7 @@ class StoredBlock:
                 f"{self.path} was written by another node and is not seen here; let output.path name a folder that all "
                 "nodes share, or a URI"
             ) from None
-        return pq.read_table(io.BytesIO(content)).cast(s.PROCESSED)
+        return conform(pq.read_table(io.BytesIO(content)), s.PROCESSED)
 
 
 @dataclass(frozen=True)

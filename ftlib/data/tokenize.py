@@ -25,6 +25,7 @@ from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
 from ftlib.data.pack import INFO, UNITS, write_file, write_index
+from ftlib.data.records import read_records_file
 from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, WEIGHT
 from ftlib.data.unsupervised import (
     CUT_OFF,
@@ -358,10 +359,8 @@ def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings
 
 
 def _read(path: str, columns: list[str]) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     fs, inner = filesystem(path)
-    rows: list[dict[str, Any]] = pq.read_table(inner, filesystem=fs, columns=columns).to_pylist()
+    rows: list[dict[str, Any]] = read_records_file(inner, fs, columns).to_pylist()
     return rows
 
 

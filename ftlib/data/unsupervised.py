@@ -30,7 +30,7 @@ def why_unsupervised(row: dict[str, Any], weight: float, tokenizer: Any) -> str:
         return WEIGHT_ZERO
     if not row.get(MESSAGES):
         return EMPTY_TEXT
-    answers = [message["content"] for message in row[MESSAGES] if message["role"] == "assistant"]
+    answers = [message["content"] or "" for message in row[MESSAGES] if message["role"] == "assistant"]
     if not answers:
         return NO_ASSISTANT
     try:

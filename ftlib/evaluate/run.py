@@ -29,6 +29,7 @@ from ftlib.core.storage import (
     write_text,
 )
 from ftlib.data.prepared import PreparedDataset, open_prepared
+from ftlib.data.records import read_records_file
 from ftlib.evaluate.gates import gates_of, judge
 from ftlib.evaluate.generate import TOO_LONG, GenerationPlan, SystemSpec, answer_all, make_batches
 from ftlib.evaluate.report import build_report
@@ -159,12 +160,10 @@ def load_rows(config: EvaluateConfig, prepared: PreparedDataset) -> tuple[list[E
 
 def _train_head(prepared: PreparedDataset, columns: list[str]) -> list[dict[str, Any]]:
     """The first files of the training split: rows lie in files by hash of id, so this is a sample of it."""
-    import pyarrow.parquet as pq
-
     records: list[dict[str, Any]] = []
     for file in prepared.files("train"):
         fs, inner = filesystem(file)
-        records += pq.read_table(inner, filesystem=fs, columns=columns).to_pylist()
+        records += read_records_file(inner, fs, columns).to_pylist()
         if len(records) >= _ENOUGH_TRAIN_ROWS:
             break
     return records

@@ -96,7 +96,7 @@ def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
 def _ids(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
     from jinja2.exceptions import TemplateError
 
-    contents, hidden = _hide(tokenizer, [message["content"] for message in messages])
+    contents, hidden = _hide(tokenizer, [message["content"] or "" for message in messages])
     conversation = [
         {"role": message["role"], "content": content} for message, content in zip(messages, contents, strict=True)
     ]
