@@ -1,18 +1,14 @@
 """Configuration of `jobs.erase`: a person's records out of prepared data, and what must follow from it."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from ftlib.config.base import Config, JobConfig, PathStr
+from ftlib.config.values import Private, Verbatim
 
-
-def _as_text(value: Any) -> Any:
-    """A number on the command line is read as one; a key is text."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-KeyStr = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+KeyStr = Annotated[str, Verbatim(), Private(), Field(min_length=1)]
+"""A person's key: taken as it is written, on a command line and in a file, and never shown."""
 
 
 class SearchConfig(Config):

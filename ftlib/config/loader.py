@@ -1,7 +1,8 @@
 """From a YAML file and `key.path=value` overrides to a validated configuration.
 
 Precedence: defaults < YAML < overrides. All mistakes are reported at once, each with its key, the value and, for an
-unknown key, the nearest right name. Secrets have no place in a config; see `ftlib.core.secrets`.
+unknown key, the nearest right name. What a word means is decided by its key's type: see `ftlib.config.values`. Secrets
+have no place in a config; see `ftlib.core.secrets`.
 """
 
 import difflib
@@ -9,7 +10,6 @@ import json
 import os
 import types
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -17,16 +17,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ftlib.config.base import Config, PathMarker
+from ftlib.config.values import Place, as_argument, from_argument, from_yaml, place_at, put
 from ftlib.core.errors import UserError
+from ftlib.core.logging import shown
+
+MAX_CONFIG_BYTES = 16 << 20
+"""A configuration is read whole."""
 
 C = TypeVar("C", bound=Config)
 
 
 def load_config(cls: type[C], source: str | None, overrides: Sequence[str] = ()) -> C:
     """Build `cls` from a YAML file (or inline JSON that starts with `{`) and overrides; raises UserError."""
-    values = read_mapping(source) if source else {}
+    values = read_mapping(source, cls) if source else {}
     for override in overrides:
-        _apply_override(values, override)
+        _apply_override(cls, values, override)
     return validate(cls, values)
 
 
@@ -42,22 +47,18 @@ def validate(cls: type[C], values: dict[str, Any]) -> C:
         ) from None
 
 
-def read_mapping(source: str) -> dict[str, Any]:
-    """The mapping in a YAML file or in inline JSON."""
+def read_mapping(source: str, cls: type[BaseModel]) -> dict[str, Any]:
+    """The mapping in a YAML file or in inline JSON, each word read as the type of its key in `cls` says."""
     if source.lstrip().startswith("{"):
         text, name = source, "the inline config"
     else:
-        name = source
-        try:
-            text = Path(source).expanduser().read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(f"{source}: no such config file (looked in {os.getcwd()})") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{source}: the config file cannot be read ({error})") from None
+        text, name = _read_file(source), shown(source, 300)
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+        values = from_yaml(text, Place((cls,)))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{name}: not valid YAML: {shown(' '.join(str(error).split()), 500)}") from None
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -65,30 +66,43 @@ def read_mapping(source: str) -> dict[str, Any]:
     return values
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"override {override!r} is not of the form key.path=value")
+def _read_file(source: str) -> str:
     try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        value = text
-    if isinstance(value, date) or (type(value) is int and str(value) != text):
-        value = text  # 0123 is no octal number and 2024-01-31 no date where a person's key is meant
-    node = values
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = node.get(parent)
-        if not isinstance(child, dict):
-            child = node[parent] = {}
-        node = child
-    node[last] = value
+        path = Path(source).expanduser()
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UserError(f"{shown(source, 300)}: {path.stat().st_size:,} bytes are too many for a config file")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{shown(source, 300)}: no such config file (looked in {os.getcwd()})") from None
+    except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{shown(source, 300)}: the config file cannot be read ({shown(error, 300)})") from None
+
+
+def _apply_override(cls: type[BaseModel], values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    path = key.split(".")
+    if not separator or not all(path):
+        # Part of a value may have come loose, a person's name say: only what begins like a key is repeated.
+        what = repr(key) if path[0] in cls.model_fields else "an argument"
+        raise UserError(
+            f"override {shown(what)} is not of the form key.path=value; put a value with blanks into quotes"
+        )
+    try:
+        put(values, path, from_argument(text, place_at(cls, path)))
+    except UserError as error:
+        raise UserError(f"{shown(key)}: {error}") from None
+
+
+def as_override(cls: type[BaseModel], path: Sequence[str], value: Any) -> str | None:
+    """The argument `key.path=value` that sets a value again; None where only a file or inline JSON can say it."""
+    text = None if any("." in part or "=" in part for part in path) else as_argument(value, place_at(cls, path))
+    return None if text is None else f"{'.'.join(path)}={text}"
 
 
 def _describe(cls: type[BaseModel], item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = shown(".".join(str(part) for part in item["loc"]), 200)
     if item["type"] == "extra_forbidden":
-        parent, unknown = _model_at(cls, item["loc"][:-1]), str(item["loc"][-1])
+        parent, unknown = _model_at(cls, item["loc"][:-1]), str(item["loc"][-1])[:80]
         near = difflib.get_close_matches(unknown, _names(parent), n=1, cutoff=0.5) if parent else []
         prefix = ".".join(str(part) for part in item["loc"][:-1])
         hint = f"; did you mean {'.'.join(filter(None, [prefix, near[0]]))}?" if near else ""
@@ -100,8 +114,19 @@ def _describe(cls: type[BaseModel], item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if isinstance(item["input"], dict):
         return f"{message}" if not item["loc"] else f"{key}: {message}"
-    shown = json.dumps(item["input"], default=str)
-    return f"{key}: {message} (got {shown if len(shown) <= 80 else shown[:77] + '…'})"
+    if _is_private(cls, item["loc"]):
+        return f"{key}: {message}"
+    return f"{key}: {message} (got {shown(json.dumps(item['input'], default=str))})"
+
+
+def _is_private(cls: type[BaseModel], location: Sequence[int | str]) -> bool:
+    """Whether the value at a place of an error, or one that holds it, is not to be shown."""
+    place = Place((cls,))
+    for part in location:
+        place = place.item if isinstance(part, int) else place.child(part)
+        if place.private or place.item.private:
+            return True
+    return False
 
 
 def _names(model: type[BaseModel]) -> list[str]:

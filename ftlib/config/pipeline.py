@@ -1,8 +1,14 @@
 """Configuration of `jobs.pipeline`: all jobs in one, each fed with the results of those before it."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from ftlib.config.base import JobConfig, OutputConfig
+from ftlib.config.deploy import DeployConfig
+from ftlib.config.evaluate import EvaluateConfig
+from ftlib.config.prepare import PrepareConfig
+from ftlib.config.promote import PromoteConfig
+from ftlib.config.sweep import SweepConfig
+from ftlib.config.values import Sections
 
 
 class PipelineConfig(JobConfig):
@@ -11,19 +17,19 @@ class PipelineConfig(JobConfig):
     output: OutputConfig
     """Folder under which every step writes: `data/`, `runs/`, `sweep/`, `eval/`, `registry/`."""
 
-    prepare: dict[str, Any]
+    prepare: Annotated[dict[str, Any], Sections(PrepareConfig)]
     """Configuration of `jobs.prepare`, without `output.path`."""
 
-    sweep: dict[str, Any]
+    sweep: Annotated[dict[str, Any], Sections(SweepConfig)]
     """Configuration of `jobs.sweep`, without `train.data.path`, `train.output.path` and `output.path`."""
 
-    evaluate: dict[str, Any]
+    evaluate: Annotated[dict[str, Any], Sections(EvaluateConfig)]
     """Configuration of `jobs.evaluate`, without `model.adapter`, `data.path` and `output.path`."""
 
-    promote: dict[str, Any] = {}
+    promote: Annotated[dict[str, Any], Sections(PromoteConfig)] = {}
     """Configuration of `jobs.promote`, without its paths."""
 
-    deploy: dict[str, Any] | None = None
+    deploy: Annotated[dict[str, Any] | None, Sections(DeployConfig)] = None
     """Configuration of `jobs.deploy`; left out: nothing is served."""
 
 

@@ -1,4 +1,8 @@
-"""One logger tree, `ftlib.*`, on standard error: standard output belongs to a job's result."""
+"""One logger tree, `ftlib.*`, on standard error: standard output belongs to a job's result.
+
+Names of files, columns and labels come from strangers: in a log line their control characters are escaped, so that a
+name with a line break cannot forge a line, nor one with a bidirectional mark turn it round.
+"""
 
 import logging
 import sys
@@ -12,12 +16,39 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(name)
 
 
+def shown(text: object, limit: int = 80) -> str:
+    """A name or value as a message shows it: on one line, without control characters, not longer than `limit`."""
+    line = _escaped(str(text)[: limit + 1])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _escaped(text: str, keep: str = "") -> str:
+    """Escape what is not printable: control and format characters, line separators, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return repr(char)[1:-1] if ord(char) < 0x80 else f"\\u{ord(char):04x}"
+
+
+class _SafeFormatter(logging.Formatter):
+    """Escapes text that is put into a message; a message of several lines is indented from its second line on."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            args = tuple(_escaped(item) if isinstance(item, str) else item for item in record.args)
+            record = logging.makeLogRecord({**record.__dict__, "args": args})
+        return _escaped(super().format(record), keep="\n\t").replace("\n", "\n  ")
+
+
 def setup_logging(level: int = logging.INFO) -> None:
     """Attach one handler to the `ftlib` tree. Idempotent, so workers may call it again."""
     root = logging.getLogger("ftlib")
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
+        handler.setFormatter(_SafeFormatter(_FORMAT, datefmt="%H:%M:%S"))
         root.addHandler(handler)
         root.propagate = False
     root.setLevel(level)

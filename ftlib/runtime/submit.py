@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ftlib.config.base import JobConfig
-from ftlib.config.loader import absolute_paths, load_config
+from ftlib.config.loader import absolute_paths, as_override, load_config
 from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import get_logger, setup_logging
 from ftlib.runtime.cluster import reload_authentication, token_hint
@@ -58,7 +58,7 @@ def job_names() -> list[str]:
     import ftlib.config as package
 
     modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return [name for name in modules if name not in ("base", "loader")]
+    return [name for name in modules if name not in ("base", "loader", "values")]
 
 
 def config_class(job: str) -> type[JobConfig]:
@@ -85,9 +85,10 @@ def build_entrypoint(job: str, source: str | None, overrides: Sequence[str], roo
     if source and root and not source.lstrip().startswith("{") and Path(source).resolve().is_relative_to(root):
         given = load_config(cls, source).model_dump(mode="json", exclude_unset=True)
         changes = difference(given, wanted)
-        if all("." not in key for path, _ in changes for key in path):
+        said = [as_override(cls, path, value) for path, value in changes]
+        if None not in said:
             inside = str(Path(source).resolve().relative_to(root))
-            arguments = ["--config", inside, *(f"{'.'.join(path)}={json.dumps(value)}" for path, value in changes)]
+            arguments = ["--config", inside, *filter(None, said)]
     return shlex.join(["python", "-m", f"jobs.{job}", *arguments])
 
 

@@ -74,3 +74,24 @@ def test_redaction_key_comes_from_file_then_variable_then_is_made_once(
 
 def test_durations_read_well() -> None:
     assert [format_duration(s) for s in (0.4, 59, 75.2, 3_700)] == ["0s", "59s", "1m15s", "1h01m"]
+
+
+def test_names_in_log_lines_cannot_forge_lines_or_turn_them_round(capfd, monkeypatch):
+    import logging
+    import sys
+
+    from ftlib.core.logging import setup_logging, shown
+
+    root = logging.getLogger("ftlib")
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "propagate", root.propagate)
+    setup_logging()
+    logger = logging.getLogger("ftlib.test")
+    hostile = "a\n12:00:00 I ftlib: ok\x1b[2J\u202eb\u2028c\udcffd\ré"
+    logger.info("%s: empty", hostile)
+    logger.error("%s", ValueError(f"{hostile}: no such file"))
+    sys.stderr.flush()
+    lines = capfd.readouterr().err.split("\n")
+    assert [line.startswith("12:00:00 I ftlib: ok") for line in lines] == [False] * len(lines)
+    assert all(line.isprintable() for line in lines) and lines[0].endswith("é: empty")
+    assert shown("a\nb") == "a\\nb" and shown("x" * 100) == "x" * 79 + "…" and shown("\u202e") == "\\u202e"
