@@ -17,6 +17,7 @@ MIN_TERM_RECORDS = 5
 MIN_PIECES = 4
 NUM_TERMS = 20
 _TERM = re.compile(r"[^\W\d_]{4,40}")
+"""Single characters of scripts without blanks are words (`text.scripts`), but never terms."""
 
 
 @dataclass

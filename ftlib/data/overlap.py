@@ -2,7 +2,8 @@
 
 In: records. Out: `Overlap`, sorted hashes of a reference's texts and n-grams, and a code for each record that is
 compared with it. A record's units are all that it says and, in a chat, all but the last answer: a benchmark's question
-counts under another answer. A unit of fewer words than an n-gram takes part as a whole only. Cost: 8 bytes for each
+counts under another answer. A unit of fewer words than an n-gram takes part as a whole only. Where a unit is written
+mostly in a script without blanks, whose characters are its words, an n-gram has twice as many. Cost: 8 bytes for each
 distinct n-gram of the reference, held by every task that compares.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import shingle
 from ftlib.text.normalize import normalize_all
+from ftlib.text.scripts import mostly_unspaced
 
 DECONTAMINATE = "decontaminate"
 CLEAN, EXACT_COPY, SHARED_NGRAM = range(3)
@@ -66,8 +68,15 @@ def _hashes(
     owners = np.array([number for number, _ in units], dtype=np.int64)
     texts = [unit for _, unit in units]
     whole = KeyedHash(key, "overlap").uint64s(normalize_all(texts))
-    shingles = shingle(texts, ngram, KeyedHash(key, "overlap words"))
-    counts = np.diff(shingles.offsets)
-    # One shingle is a short text as a whole (or a text of exactly n words): `whole` has it already.
-    long = np.repeat(counts > 1, counts)
-    return whole, shingles.values[long], owners, np.repeat(owners, counts)[long]
+    hasher = KeyedHash(key, "overlap words")
+    unspaced = np.array([mostly_unspaced(text) for text in texts], dtype=bool)
+    grams, gram_owners = [_NONE], [np.empty(0, dtype=np.int64)]
+    for chosen, size in ((~unspaced, ngram), (unspaced, 2 * ngram)):
+        index = np.flatnonzero(chosen)
+        shingles = shingle([texts[i] for i in index.tolist()], size, hasher)
+        counts = np.diff(shingles.offsets)
+        # One shingle is a short text as a whole (or a text of exactly n words): `whole` has it already.
+        long = np.repeat(counts > 1, counts)
+        grams.append(shingles.values[long])
+        gram_owners.append(np.repeat(owners[index], counts)[long])
+    return whole, np.concatenate(grams), owners, np.concatenate(gram_owners)

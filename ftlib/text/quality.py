@@ -10,17 +10,19 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 from ftlib.config.prepare import FilterConfig
 from ftlib.text.hygiene import TEMPLATE, issues
 from ftlib.text.language import UNKNOWN, detect_language
+from ftlib.text.scripts import INVISIBLE, MARK, character_set, stands_alone, word_pattern
 
 REASONS = (
     "too_short", "too_long", "mostly_redacted", "repetitive", "symbols", "boilerplate", "template", "refusal",
     "language",
 )  # fmt: skip
 _PLACEHOLDER = re.compile(r"\[(?:REDACTED_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_[0-9]+)\]")
-_TOKEN = re.compile(r"\[(?:REDACTED_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_[0-9]+)\]|\w+|[^\w\s]")
+_TOKEN = re.compile(rf"{_PLACEHOLDER.pattern}|\w+|[^\w\s]")
 _SYMBOL = re.compile(r"[^\w\s]|_")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
 _MAIL = r"(?:e-?mail|message)"
@@ -48,12 +50,24 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _MIN_REPETITION_WORDS = 20
+_REPETITION_NGRAM, _REPETITION_NGRAM_UNSPACED = 3, 6
+"""Three words are about six characters of a script without blanks; three of these come again by chance."""
 _MIN_SYMBOL_CHARS = 20
 
 
 def tokenize(text: str) -> list[str]:
-    """Words, single punctuation marks, and redaction tokens as one each."""
-    return _TOKEN.findall(text)
+    """Words, single punctuation marks, and redaction tokens as one each.
+
+    In scripts without blanks between words every character is a word (`text.scripts`), so that a length in tokens means
+    about the same in all of them.
+    """
+    return (_TOKEN if text.isascii() else _any_token()).findall(text)
+
+
+@cache
+def _any_token() -> re.Pattern[str]:
+    marks = character_set(MARK, INVISIBLE)
+    return re.compile(rf"{_PLACEHOLDER.pattern}|{word_pattern()}|[^\s{marks}][{marks}]*")
 
 
 def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
@@ -63,7 +77,7 @@ def failed_filter(texts: Sequence[str], config: FilterConfig) -> str | None:
     whole = "\n".join(texts)
     tokens = [tokenize(text) for text in texts]
     num_tokens = sum(map(len, tokens))
-    words = [token for own in tokens for token in own if len(token) > 1 or token.isalnum()]
+    words = [token for own in tokens for token in own if token[0].isalnum() or len(token) > 1]
     redacted = sum(1 for token in words if token[0] == "[")
     verdicts = (
         num_tokens < config.min_tokens,
@@ -86,7 +100,10 @@ def quality(text: str) -> float:
 
 
 def repetition(text: str) -> float:
-    """Share of a text's words that lie in a 3-gram seen more than once; 0 below 20 words, where chance repeats."""
+    """Share of a text's words that lie in a 3-gram seen more than once; 0 below 20 words, where chance repeats.
+
+    A text that mostly consists of single characters of scripts without blanks is measured by 6-grams of these.
+    """
     return _repetition(tokenize(text))
 
 
@@ -94,14 +111,16 @@ def _repetition(tokens: Sequence[str]) -> float:
     words = [token.lower() for token in tokens if token[0].isalnum()]
     if len(words) < _MIN_REPETITION_WORDS:
         return 0.0
-    grams = list(zip(words, words[1:], words[2:], strict=False))
+    unspaced = 2 * sum(1 for word in words if not word.isascii() and stands_alone(word)) > len(words)
+    size = _REPETITION_NGRAM_UNSPACED if unspaced else _REPETITION_NGRAM
+    grams = list(zip(*(words[i:] for i in range(size)), strict=False))
     if len(set(grams)) == len(grams):
         return 0.0
     counts = Counter(grams)
     covered = [False] * len(words)
     for i, gram in enumerate(grams):
         if counts[gram] > 1:
-            covered[i] = covered[i + 1] = covered[i + 2] = True
+            covered[i : i + size] = [True] * size
     return sum(covered) / len(words)
 
 

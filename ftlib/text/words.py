@@ -1,9 +1,9 @@
 """The words of many texts at once, as hashes.
 
-A word is a run of letters, digits and underscores (`\\w+`) of the normalised text; a text without any falls apart at
-white space. The texts are joined to one buffer of bytes in which everything else is zero, so that words are found by
-array operations, and each distinct word is hashed once: about 15 ns a character, a sixth of what a regular expression
-and a dictionary take.
+A word is a run of letters, digits and underscores of the normalised text, or one character of a script without blanks
+(`text.scripts`); a text without any falls apart at white space. The texts are joined to one buffer of bytes in which
+everything else is zero, so that words are found by array operations, and each distinct word is hashed once: about 15 ns
+a character, a sixth of what a regular expression and a dictionary take.
 """
 
 import re
@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.normalize import normalize
+from ftlib.text.scripts import ALONE, GAP, INVISIBLE, LETTER, MARK, classes, find_words
 
-_WORD = re.compile(r"\w+")
-_NO_WORD_CHARACTER = re.compile(r"[^\x00-\x7f\w]")
+_WORD = re.compile(r"\w")
 _GAP = b"\0"
+_END = "\x01"
 _LETTERS = bytes(byte if byte >= 128 or _WORD.match(chr(byte)) else 0 for byte in range(256)).lower()
 """Byte of UTF-8 → itself in lower case, or 0 for ASCII that is no part of a word."""
 
@@ -26,7 +27,7 @@ _LETTERS = bytes(byte if byte >= 128 or _WORD.match(chr(byte)) else 0 for byte i
 def words(text: str) -> list[str]:
     """Words of the normalised text; what stands between white space where there is no letter or digit."""
     normal = normalize(text)
-    return _WORD.findall(normal) or normal.split()
+    return find_words(normal) or normal.split()
 
 
 def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.ndarray]:
@@ -36,7 +37,7 @@ def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.nda
         uint64 [num_words]; and int64 [num_texts + 1]: the words of text i are those from `offsets[i]` to
         `offsets[i + 1]`.
     """
-    parts = [_word_bytes(text) for text in texts]
+    parts = _word_bytes(texts)
     joined = _GAP + _GAP.join(parts) + _GAP
     inside = np.frombuffer(joined, dtype=np.uint8) != 0
     edges = np.flatnonzero(inside[1:] != inside[:-1])
@@ -51,11 +52,44 @@ def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.nda
     return _with_wordless(texts, hashes, offsets, hasher)
 
 
-def _word_bytes(text: str) -> bytes:
-    """UTF-8 of the normalised text, zero in place of every character that is no part of a word."""
-    if not text.isascii():
-        text = _NO_WORD_CHARACTER.sub("\0", unicodedata.normalize("NFKC", text).lower())
-    return text.encode().translate(_LETTERS)
+def _word_bytes(texts: Sequence[str]) -> list[bytes]:
+    """UTF-8 of each normalised text, zero in place of what is no part of a word and between characters of their own."""
+    plain = [text.isascii() for text in texts]
+    others = [unicodedata.normalize("NFKC", text).lower() for text, easy in zip(texts, plain, strict=True) if not easy]
+    separated = iter(_separated(others))
+    return [
+        text.encode().translate(_LETTERS) if easy else next(separated) for text, easy in zip(texts, plain, strict=True)
+    ]
+
+
+def _separated(texts: Sequence[str]) -> list[bytes]:
+    """`_word_bytes` of normalised texts in any script, by array operations on all of them."""
+    if not texts:
+        return []
+    joined = _END.join(text.replace(_END, " ") for text in texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    kinds = classes()[codes]
+    seen = kinds != INVISIBLE
+    codes, kinds = codes[seen], kinds[seen]
+    kinds = _without_loose_marks(kinds)
+    between = codes == ord(_END)
+    codes = np.where((kinds == GAP) & ~between, 0, codes)
+    inside = kinds != GAP
+    # A character of its own begins a word and ends it: what is not its mark begins the next.
+    base = np.maximum.accumulate(np.where(kinds != MARK, np.arange(len(kinds)), 0))
+    after_alone = np.concatenate([[False], kinds[base][:-1] == ALONE]) & (kinds == LETTER)
+    cuts = np.flatnonzero(((kinds == ALONE) | after_alone) & inside)
+    spread = np.insert(codes, cuts, 0)
+    return spread.astype("<u4").tobytes().decode("utf-32-le").encode().split(_END.encode())
+
+
+def _without_loose_marks(kinds: np.ndarray) -> np.ndarray:
+    """Take marks that follow no letter for gaps."""
+    if not (kinds == MARK).any():
+        return kinds
+    base = np.maximum.accumulate(np.where(kinds != MARK, np.arange(len(kinds)), 0))
+    owner = kinds[base]
+    return np.where((kinds == MARK) & ((owner == GAP) | (owner == MARK)), GAP, kinds)
 
 
 def _with_wordless(
