@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 
 from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
-from ftlib.data.sign import ORDER
+from ftlib.data.sign import MEANINGS, ORDER
 from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree_reduce
 from ftlib.text.components import forest, members, nearest_reference, star_edges, verify
 from ftlib.text.keyed import UInt64s
 from ftlib.text.minhash import Shingles
+from ftlib.text.symbols import Meanings
 
 DECISION = pa.schema(
     [
@@ -181,7 +182,7 @@ def find_near(
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
         rows, roots = members(ray.get(merged))
-        columns = [*s.IDENTITY.names, "label_hash", ORDER, "bands", "shingles"]
+        columns = [*s.IDENTITY.names, "label_hash", ORDER, *MEANINGS, "bands", "shingles"]
         table = _present(tables, ray.get(without), columns, among=rows)
         root = roots[np.searchsorted(rows, row_keys(table))]
         table = table.append_column("root", pa.array(root))
@@ -240,6 +241,7 @@ class _Candidates:
     table: pa.Table
     shingles: Shingles
     bands: UInt64s
+    meanings: Meanings
     cuts: list[int]
     """Where components begin, and the number of rows."""
 
@@ -251,13 +253,15 @@ class _Candidates:
         offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(), dtype=np.int64)])
         bands = pc.list_flatten(table["bands"]).to_numpy().reshape(table.num_rows, -1)
         cuts = [0, *(np.flatnonzero(np.diff(table["root"].to_numpy())) + 1).tolist(), table.num_rows]
-        return cls(table, Shingles(pc.list_flatten(lists).to_numpy(), offsets), bands, cuts)
+        meanings = Meanings(*(table[name].to_numpy() for name in MEANINGS))
+        return cls(table, Shingles(pc.list_flatten(lists).to_numpy(), offsets), bands, meanings, cuts)
 
-    def components(self) -> Iterator[tuple[slice, Shingles, UInt64s]]:
-        """Rows, shingle sets and band keys of each component."""
+    def components(self) -> Iterator[tuple[slice, Shingles, UInt64s, Meanings]]:
+        """Rows, shingle sets, band keys and meanings of each component."""
         for start, stop in itertools.pairwise(self.cuts):
             part = Shingles(self.shingles.values, self.shingles.offsets[start : stop + 1])
-            yield slice(start, stop), part, self.bands[start:stop]
+            own = slice(start, stop)
+            yield own, part, self.bands[own], self.meanings.take(own)
 
 
 def _near_rows(table: pa.Table, threshold: float, drop_above: float | None) -> pa.Table:
@@ -268,8 +272,8 @@ def _near_rows(table: pa.Table, threshold: float, drop_above: float | None) -> p
     table, labels = found.table, found.table["label_hash"].to_numpy()
     own = np.arange(table.num_rows)
     keeper, group, score = own.copy(), own.copy(), np.ones(table.num_rows)
-    for rows, shingles, bands in found.components():
-        verdict = verify(shingles, bands, labels[rows], threshold, drop_above)
+    for rows, shingles, bands, meanings in found.components():
+        verdict = verify(shingles, bands, labels[rows], threshold, drop_above, meanings=meanings)
         keeper[rows], group[rows] = verdict.keeper + rows.start, verdict.group + rows.start
         score[rows] = verdict.score
     unknown = np.full(table.num_rows, np.nan)
@@ -285,8 +289,8 @@ def _reference_rows(table: pa.Table, threshold: float, first_reference: int) -> 
     found = _Candidates.of(table)
     is_reference = row_keys(found.table) >= np.uint64(first_reference)
     keeper, score = np.full(found.table.num_rows, -1), np.zeros(found.table.num_rows)
-    for rows, shingles, bands in found.components():
-        nearest, score[rows] = nearest_reference(shingles, bands, is_reference[rows], threshold)
+    for rows, shingles, bands, meanings in found.components():
+        nearest, score[rows] = nearest_reference(shingles, bands, is_reference[rows], threshold, meanings=meanings)
         keeper[rows] = np.where(nearest >= 0, nearest + rows.start, -1)
     alike = np.flatnonzero(keeper >= 0)
     return decisions(found.table, np.maximum(keeper, 0), score, DEDUP, REFERENCE).take(alike)

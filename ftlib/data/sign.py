@@ -22,6 +22,7 @@ from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.minhash import Scheme, Shingles, band_keys, choose_bands, shingle, signatures
 from ftlib.text.normalize import normalize_all
 from ftlib.text.quality import quality
+from ftlib.text.symbols import Meanings, cased_units
 
 NO_TIME = -(2**62)
 _LONG_CHARS = 1000
@@ -29,6 +30,8 @@ _LONG_CHARS = 1000
 _REMEMBERED_CHARS = 16_000_000
 """With shingles about 40 MB in each process that signs."""
 ORDER, GROUP, SPLIT_TIME, FILTER_TIME, OVERLAP = "order", "group_hash", "split_time", "filter_time", "overlap"
+MEANINGS = ("symbols_hash", "skeleton_hash", "values_hash", "operators_hash")
+"""Columns of `text.symbols.Meanings`, in its order."""
 
 SIGNATURE = pa.schema(
     [
@@ -43,6 +46,7 @@ SIGNATURE = pa.schema(
         (SPLIT_TIME, pa.int64()),
         (FILTER_TIME, pa.int64()),
         (OVERLAP, pa.uint8()),
+        *((name, pa.uint64()) for name in MEANINGS),
         ("bands", pa.list_(pa.uint64())),
         ("shingles", pa.list_(pa.uint64())),
     ]
@@ -50,7 +54,7 @@ SIGNATURE = pa.schema(
 """`outcome_hash`: of answer and label. `exact_hash`: of all that a record says. Rows that could not be read are
 `broken` and have no hashes. `order`: of two records of a cluster the one with the smaller is kept. `group_hash` (0:
 none) and the times (seconds, `NO_TIME` without a date) are of the metadata fields that the configuration names;
-`overlap`: a code of `data.overlap` for the benchmarks."""
+`overlap`: a code of `data.overlap` for the benchmarks. `MEANINGS`: what shingles leave out."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     shingles, keys = _sketcher(settings.key, config.threshold, config.num_permutations, config.ngram, config.scheme)(
         list(distinct)
     )
+    meanings = Meanings.of(list(distinct), KeyedHash(settings.key, "symbols"))
     columns = {
         "broken": broken,
         **_hashes(records, parts, KeyedHash(settings.key, "dedup")),
@@ -98,6 +103,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
         OVERLAP: settings.benchmarks.codes(parts, settings.benchmark_ngram, settings.key)
         if len(settings.benchmarks.texts)
         else np.zeros(len(parts), dtype=np.uint8),
+        **dict(zip(MEANINGS, meanings.take(copy).columns, strict=True)),
         "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, keys.shape[-1])).take(pa.array(copy)),
         "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
     }
@@ -150,7 +156,9 @@ def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hashe
     texts = {text: b"" for part in parts for text in part}
     texts |= {record[s.REJECTED]: b"" for record in records if record[s.REJECTED] is not None}
     for text, normal in zip(texts, normalize_all(list(texts)), strict=True):
-        texts[text] = hasher.digest(normal)
+        # Lower case merges mW and MW.
+        units = cased_units(text)
+        texts[text] = hasher.digest(normal + b"\0" + units.encode() if units else normal)
     nothing = hasher.digest(b"")
     inputs, outcomes, labels, everything = [], [], [], []
     for record, part in zip(records, parts, strict=True):

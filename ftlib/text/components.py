@@ -13,6 +13,7 @@ import numpy as np
 
 from ftlib.text.keyed import UInt64s
 from ftlib.text.minhash import Shingles, jaccard
+from ftlib.text.symbols import Meanings
 
 MAX_WITNESSES = 64
 """Documents of a bucket that a new one is compared with. Without a bound, a bucket full of documents that share a
@@ -78,12 +79,19 @@ class Clusters:
 
 
 def verify(
-    shingles: Shingles, bands: UInt64s, labels: np.ndarray, threshold: float, drop_above: float | None = None
+    shingles: Shingles,
+    bands: UInt64s,
+    labels: np.ndarray,
+    threshold: float,
+    drop_above: float | None = None,
+    *,
+    meanings: Meanings | None = None,
 ) -> Clusters:
     """Decide for documents in order of preference which are near-duplicates of an earlier one.
 
     A document is dropped when it shares a bucket with a kept one, has the same label and a Jaccard similarity of at
-    least `drop_above` with it: no dropped document is further from its keeper. It joins the group of every earlier
+    least `drop_above` with it: no dropped document is further from its keeper. One that says something else in symbols
+    or values is kept. It joins the group of every earlier
     document (kept or dropped, whatever the label) with which it shares a bucket and a similarity of at least
     `threshold`.
 
@@ -93,6 +101,7 @@ def verify(
         labels: [num_docs]; documents whose labels differ never stand for each other.
         threshold: smallest similarity of near-duplicates.
         drop_above: smallest similarity at which one is dropped; `threshold` by default.
+        meanings: what the shingles leave out; by default nothing.
     """
     drop_above = threshold if drop_above is None else drop_above
     count = len(shingles)
@@ -115,7 +124,10 @@ def verify(
         keepers = [
             other
             for other, value in similarity.items()
-            if value >= drop_above and keeper[other] == other and labels[other] == labels[document]
+            if value >= drop_above
+            and keeper[other] == other
+            and labels[other] == labels[document]
+            and not (meanings is not None and meanings.differ(document, other, value))
         ]
         if keepers:
             best = min(keepers, key=lambda other: (-similarity[other], other))
@@ -128,7 +140,12 @@ def verify(
 
 
 def nearest_reference(
-    shingles: Shingles, bands: UInt64s, is_reference: np.ndarray, threshold: float
+    shingles: Shingles,
+    bands: UInt64s,
+    is_reference: np.ndarray,
+    threshold: float,
+    *,
+    meanings: Meanings | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each document that is none of a reference corpus, the most similar one that is.
 
@@ -137,6 +154,7 @@ def nearest_reference(
         bands: uint64 [num_docs, num_bands]; documents are compared where they share a bucket.
         is_reference: bool [num_docs].
         threshold: smallest similarity that counts.
+        meanings: what the shingles leave out: documents that differ in it are not alike.
 
     Returns:
         int64 [num_docs]: index of the reference document, -1 without one; float64 [num_docs]: the similarity, or 0.
@@ -151,6 +169,8 @@ def nearest_reference(
         shared = {other for key in bands[document].tolist() for other in buckets.get(key, ())}
         for other in sorted(shared):
             value = jaccard(shingles.of(document), shingles.of(other))
+            if meanings is not None and meanings.differ(document, other, value):
+                continue
             if value >= threshold and value > score[document]:
                 nearest[document], score[document] = other, value
     return nearest, score

@@ -1,6 +1,7 @@
 """The form of a text in which two records count as the same: NFKC, lower case, single spaces."""
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -10,12 +11,18 @@ _SPACE = 32
 _FOLDED = bytes(_SPACE if byte < 128 and chr(byte).isspace() else byte for byte in range(256)).lower()
 """ASCII in lower case, its white space as spaces."""
 _GAP = "\0"
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+
+
+def fold_compatible(text: str) -> str:
+    """Unicode NFKC, except that superscript digits keep a sign: 5² is not 52."""
+    return unicodedata.normalize("NFKC", _SUPERSCRIPT.sub(r"^\g<0>", text))
 
 
 def normalize(text: str) -> str:
     """Unicode NFKC, lower case (`casefold` would merge words that differ, as in ß/ss), white space to single spaces."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = fold_compatible(text)
     return " ".join(text.lower().split())
 
 

@@ -7,14 +7,13 @@ a character, a sixth of what a regular expression and a dictionary take.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from ftlib.text.keyed import KeyedHash, UInt64s
-from ftlib.text.normalize import normalize
+from ftlib.text.normalize import fold_compatible, normalize
 from ftlib.text.scripts import ALONE, GAP, INVISIBLE, LETTER, MARK, classes, find_words
 
 _WORD = re.compile(r"\w")
@@ -55,7 +54,7 @@ def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.nda
 def _word_bytes(texts: Sequence[str]) -> list[bytes]:
     """UTF-8 of each normalised text, zero in place of what is no part of a word and between characters of their own."""
     plain = [text.isascii() for text in texts]
-    others = [unicodedata.normalize("NFKC", text).lower() for text, easy in zip(texts, plain, strict=True) if not easy]
+    others = [fold_compatible(text).lower() for text, easy in zip(texts, plain, strict=True) if not easy]
     separated = iter(_separated(others))
     return [
         text.encode().translate(_LETTERS) if easy else next(separated) for text, easy in zip(texts, plain, strict=True)
