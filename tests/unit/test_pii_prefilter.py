@@ -1,5 +1,6 @@
 """Relaxed expressions match wherever theirs do, in any text; the prefilter leaves out only what cannot match."""
 
+import os
 import re
 import sys
 
@@ -20,7 +21,9 @@ PATTERNS = [
         (r"(?![^\w])[a’]", 0), (r"(a)?(?(1)b|é)", 0), (r"(?>a+)b", 0),
         (r"[\d\s]b", 0), (r"[^\d\s]1", 0), (r"(?P<v>a)(?P=v)", re.IGNORECASE), (r"(?!\Ba)\w", 0), (r"(?x) a \ b", 0),
         (r"a(?:b{0,100}1){3}", 0), (r"(?!(?:a(?!é))b)a", 0), (r"\Ba", 0), (r"(?i)(?!S)\w1", 0),
-        (r"[^a]", re.IGNORECASE),
+        (r"[^a]", re.IGNORECASE), (r"\bab?\b", re.ASCII), (r"(?<!\w)a1(?!\w)", re.ASCII), (r"\Wa", re.ASCII),
+        (r"[^\W\d_]+\d\s", re.ASCII), (r"\S\D1", re.ASCII), (r"k[^s]", re.ASCII | re.IGNORECASE),
+        (r"a(?!\W)\D", re.ASCII), (r"[aé][^é]", re.ASCII | re.IGNORECASE), (r"\B1\B", re.ASCII),
     ]
 ]  # fmt: skip
 ALPHABET = "abAB1 _-\n\tsSkKéÉäİıſK’\u0664\u00a0—\u0345ι"
@@ -59,7 +62,7 @@ def test_every_character_keeps_its_kind_and_characters_without_a_byte_ask_for_al
 
 
 def test_what_has_no_weaker_form_is_always_asked():
-    never = [re.compile(r"(?a)\w"), re.compile("(?:a|)"), re.compile("a(?a:é)")]
+    never = [re.compile(r"a(?u:\w)", re.ASCII), re.compile("(?:a|)"), re.compile("a(?a:é)")]
     assert relaxed(never[0]) is relaxed(never[2]) is None
     assert Prefilter([*never, re.compile("zz")]).candidates("q") == [0, 2, 1]
     assert Prefilter([]).candidates("q") == []
@@ -78,6 +81,26 @@ def test_the_compiled_form_is_kept_and_made_again_where_it_cannot_be_read(monkey
     assert Prefilter(patterns).candidates("ab") == [0] and len(compiled) == 2
     assert Prefilter(patterns).candidates("ab") == [0] and len(compiled) == 2
     assert Prefilter(patterns[:1]).candidates("ab") == [0] and len(compiled) == 3
+
+
+@pytest.mark.parametrize("tampered", ["mode", "owner", "link"])
+def test_a_compiled_form_that_others_could_have_written_is_not_read(monkeypatch, tmp_path, tampered):
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path))
+    Prefilter([re.compile("ab+")])
+    (file,) = (tmp_path / "prefilter").iterdir()
+    if tampered == "mode":
+        file.chmod(0o666)
+    elif tampered == "owner":
+        if os.getuid():
+            pytest.skip("only root can give a file away")
+        os.chown(file, 65534, 65534)
+    else:
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    compiled = []
+    original = prefilter._compiled
+    monkeypatch.setattr(prefilter, "_compiled", lambda expressions: compiled.append(1) or original(expressions))
+    assert Prefilter([re.compile("ab+")]).candidates("ab") == [0] and len(compiled) == 1
 
 
 def test_an_expression_that_is_too_large_for_the_engine_is_always_run(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.letters import ALPHABETIC, ANY_UP, compile_latin
 from ftlib.text.pii.places import COUNTRIES, STATE_CODES, STATE_NAMES
 from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer
@@ -63,13 +64,14 @@ _CUES = (
     r"\b(?:our\sstore|offices?|house|home|property|residence|branch|store|shop|location)\s(?:is\s|are\s)?"
     r"(?:located\s)?(?:at|on|in)\s"
 )
-_UP = r"[^\W\d_a-zß-öø-ÿ]"
-_WORD = r"[^\W\d_][\w.'’-]*"
-_CAP_WORD = rf"{_UP}[\w.'’-]*"
+_UP = f"[{ANY_UP}]"
+_REST = f"0-9_{ALPHABETIC}.'-"
+_WORD = rf"[{ALPHABETIC}][{_REST}]*"
+_CAP_WORD = rf"{_UP}[{_REST}]*"
 _NUMBER = r"(?:\d{1,6}[A-Za-z]?(?:[-/]\d{1,5}[A-Za-z]?)?)"
 _UNIT = (
     r"(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|block|lot|trailer|dept|penthouse|ph|apto|"
-    r"depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?(?=[\w-]*\d|[A-Za-z]\b)[\w-]{1,6}\b|\#\s?\d{1,6}\b"
+    r"depto|piso|p\.?\s?o\.?\s?box|box)\b\.?\s{0,2}\#?\s?(?=[\w-]*\d|[A-Za-z]\b)[A-Za-z0-9_-]{1,6}(?!\w)|\#\s?\d{1,6}(?!\w)"
 )
 _POSTAL = (
     r"(?:[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]\d[A-Z]\s?\d[A-Z]\d|\d{5}-\d{3,4}|(?:[A-Z]{1,3}-)?\d{4,6}|"
@@ -90,41 +92,41 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
     stop = rf"(?!(?:{_STOP})\b)"
     name = rf"(?:(?:{stop}{word}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}?"
     english = (
-        rf"(?<![\w.$€£/-])(?:\d{{1,4}}\s+)?(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})\b\.?"
-        rf"(?:\s+[NSEW]{{1,2}}\b\.?)?(?:\s+\d{{1,4}}[A-Za-z]?\b)?"
+        rf"(?<![\w.$€£/-])(?:\d{{1,4}}\s+)?(?:{_NUMBER}(?:\s+1/2)?[,]?\s+){direction}{name}(?i:{_TYPES})(?!\w)\.?"
+        rf"(?:\s+[NSEW]{{1,2}}\b\.?)?(?:\s+\d{{1,4}}[A-Za-z]?(?!\w))?"
     )
     first = (
-        rf"(?:(?<![\w.$-]){_NUMBER},?\s+)?(?<![\w])(?i:{_FIRST_TYPES})\s+(?:{stop}[\w.'’-]+\s+){{0,4}}?"
-        rf"(?:{stop}{word},?\s+{_NUMBER}\b|\d{{1,4}}\b)"
+        rf"(?:(?<![\w.$-]){_NUMBER},?\s+)?(?<![\w])(?i:{_FIRST_TYPES})\s+(?:{stop}[{_REST}]+\s+){{0,4}}?"
+        rf"(?:{stop}{word},?\s+{_NUMBER}(?!\w)|\d{{1,4}}(?!\w))"
     )
     numbered_first = rf"(?<![\w.$-]){_NUMBER},?\s+(?i:{_FIRST_TYPES})\s+(?:{stop}{word}(?:\s+|$)){{1,4}}"
     joined = (
-        rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]*(?i:{_JOINED})\s+{_NUMBER}\b|"
-        rf"(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[^\W\d_][\w.'’-]+(?i:{_JOINED})\b(?:\s+\d{{1,4}}\b)?"
+        rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[{ALPHABETIC}][{_REST}]*(?i:{_JOINED})\s+{_NUMBER}(?!\w)|"
+        rf"(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[{ALPHABETIC}][{_REST}]+(?i:{_JOINED})(?!\w)(?:\s+\d{{1,4}}(?!\w))?"
     )
-    box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}\b|\bpost\soffice\sbox\s+\d{1,8}\b)"
-    military = r"(?i:\b(?:PSC|Unit|CMR)\s\d{1,5},?\s(?:Box|Bx)\s\d{1,5}\b)"
-    post = r"(?i:\b(?:(?:USS|USNS|USNV|USCGC)\s\w+\s*,?\s*)?\b(?:APO|FPO|DPO)\s(?:AA|AE|AP)\s\d{5}\b)"
+    box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}(?!\w)|\bpost\soffice\sbox\s+\d{1,8}(?!\w))"
+    military = r"(?i:\b(?:PSC|Unit|CMR)\s\d{1,5},?\s(?:Box|Bx)\s\d{1,5}(?!\w))"
+    post = r"(?i:\b(?:(?:USS|USNS|USNV|USCGC)\s\w+\s*,?\s*)?\b(?:APO|FPO|DPO)\s(?:AA|AE|AP)\s\d{5}(?!\w))"
     corner = rf"(?i:\b(?:the\s)?corner\sof\s)(?:[\w.'’-]+\s){{1,6}}?(?i:and)\s(?:{stop}{word}\s?){{1,4}}"
     bracketed = (
-        rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}|[^\W\d_]\.){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?\b(?=\s*"
+        rf"(?<![\w.$€£/:,-])\d{{1,4}}\s+(?:{stop}(?=\w{{3}}|[^\W\d_]\.){word}\s+){{1,4}}\d{{1,4}}[A-Za-z]?(?!\w)(?=\s*"
         rf"(?:,|\n|$|"
         rf"[.;?!)]|(?i:{_UNIT})))"
     )
     after_place = rf"(?i:\b(?:at|in|to|near|corner\sof|from)\s)(?P<v>(?!\#)(?:{_UNIT}))"
     cued = rf"(?i:{_CUES})(?P<v>(?:{_NUMBER},?\s+{stop}{word}|(?:{_UNIT}))(?:\s+{stop}(?:{word}|\d{{1,5}}))*)"
     return [
-        (re.compile(english, flags), 0.85),
-        (re.compile(first, flags), 0.75),
-        (re.compile(numbered_first, flags), 0.75),
-        (re.compile(joined, flags), 0.75),
-        (re.compile(box, flags), 0.9),
-        (re.compile(military), 0.85),
-        (re.compile(post), 0.85),
-        (re.compile(corner, flags), 0.7),
-        (re.compile(bracketed, flags), 0.55),
-        (re.compile(after_place, flags), 0.6),
-        (re.compile(cued, flags), 0.7),
+        (compile_latin(english, flags), 0.85),
+        (compile_latin(first, flags), 0.75),
+        (compile_latin(numbered_first, flags), 0.75),
+        (compile_latin(joined, flags), 0.75),
+        (compile_latin(box, flags), 0.9),
+        (compile_latin(military), 0.85),
+        (compile_latin(post), 0.85),
+        (compile_latin(corner, flags), 0.7),
+        (compile_latin(bracketed, flags), 0.55),
+        (compile_latin(after_place, flags), 0.6),
+        (compile_latin(cued, flags), 0.7),
     ]
 
 
@@ -136,7 +138,7 @@ def _part(word: str, flags: int) -> re.Pattern[str]:
         rf"(?!(?i:{_STOP})\b){word}(?:\s+(?!(?i:{_STOP})\b)(?:{word}|(?i:de|la|del|di|da|do|dos|van|von|le|les|sur|"
         rf"of|an\s+der|am)\b)){{0,4}}{ending}"
     )
-    return re.compile(rf"{_BLANK}(?:{known})|{_BLANK}{place}", flags)
+    return compile_latin(rf"{_BLANK}(?:{known})|{_BLANK}{place}", flags)
 
 
 class AddressRecognizer(ExpressionRecognizer):
@@ -193,21 +195,21 @@ def _code_rules() -> list[Rule]:
     british = r"(?<![\w-])[A-Z]{1,2}\d[A-Z\d]?\s\d[ABD-HJLNP-UW-Z]{2}(?![\w-])"
     canadian = r"(?<![\w-])[ABCEGHJ-NPRSTVXY]\d[A-Z]\s\d[A-Z]\d(?![\w-])"
     nine = r"(?<![\w.$-])\d{5}-\d{4}(?![\w-])"
-    unit = r"(?<![\w-])(?i:apt|apartment|suite|ste|flat)\b\.?\s{1,2}\#?\d{1,5}[A-Za-z]?\b"
+    unit = r"(?<![\w-])(?i:apt|apartment|suite|ste|flat)\b\.?\s{1,2}\#?\d{1,5}[A-Za-z]?(?!\w)"
     return [
-        Rule("ZIP_CODE", re.compile(state_zip), 0.8),
-        Rule("ZIP_CODE", re.compile(labelled), 0.85),
+        Rule("ZIP_CODE", compile_latin(state_zip), 0.8),
+        Rule("ZIP_CODE", compile_latin(labelled), 0.85),
         Rule(
             "ZIP_CODE",
-            re.compile(country_code, re.IGNORECASE),
+            compile_latin(country_code, re.IGNORECASE),
             0.65,
         ),
-        Rule("ZIP_CODE", re.compile(british), 0.75),
-        Rule("ZIP_CODE", re.compile(canadian), 0.75),
-        Rule("ZIP_CODE", re.compile(nine), 0.6),
+        Rule("ZIP_CODE", compile_latin(british), 0.75),
+        Rule("ZIP_CODE", compile_latin(canadian), 0.75),
+        Rule("ZIP_CODE", compile_latin(nine), 0.6),
         Rule(
             "STREET_ADDRESS",
-            re.compile(unit),
+            compile_latin(unit),
             0.6,
         ),
     ]

@@ -33,6 +33,34 @@ def card(value: str) -> bool:
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn(value)
 
 
+_ISSUERS = (
+    (1, 4, 4), (2, 51, 55), (4, 2221, 2720), (2, 34, 34), (2, 37, 37), (4, 6011, 6011), (3, 644, 659), (4, 3528, 3589),
+    (3, 300, 305), (4, 3095, 3095), (2, 36, 36), (2, 38, 39), (2, 62, 62), (2, 81, 82), (2, 50, 50), (2, 56, 58),
+    (2, 60, 61), (2, 63, 69), (4, 2200, 2204), (4, 9792, 9792),
+)  # fmt: skip
+"""Length of the prefix, and its lowest and highest value, of card schemes (ISO/IEC 7812, published lists)."""
+
+
+def issued_card(value: str) -> bool:
+    """Whether digits begin like a card scheme's numbers and have a length that it issues."""
+    if not any(low <= int(value[:size]) <= high for size, low, high in _ISSUERS):
+        return False
+    if value[:2] in {"34", "37"}:
+        return len(value) == 15
+    if value[0] == "4":
+        return len(value) in {13, 16, 19}
+    if value[:2] in {"30", "36", "38", "39"}:
+        return 14 <= len(value) <= 19
+    if value[:2] in {"50", "56", "57", "58", "60", "61", "63", "66", "67", "68", "69"}:
+        return len(value) == 16 or 13 <= len(value) <= 19
+    return 16 <= len(value) <= 19
+
+
+def iban_country_length(value: str) -> int | None:
+    """The length of an IBAN of the country whose code a value begins with."""
+    return _IBAN_LENGTHS.get(value[:2].upper())
+
+
 def iban_length(value: str) -> bool:
     """Whether an IBAN has its country's length (ISO 13616)."""
     compact = "".join(character for character in value if character.isalnum()).upper()

@@ -5,10 +5,16 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.letters import LATIN, WORD
 from ftlib.text.pii.presidio import LocalRecognizer, predefined_recognizers
 from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer, compile_rule, digits_between, num_digits
 
 _GENERIC_TLD = "com|org|net|edu|gov|mil|int|info|biz|app|dev|io|co|cloud|online|shop|site|tech|health|law|bank"
+_URL_REST = (
+    r"(?:[^\s<>\"'`\]|\x80-\U0010ffff]|(?<=[/=_\#?&+-])[^\x00-\x7f]{1,64})*"
+    r"[^\s<>\"'`\]|.,;:!?)}\x80-\U0010ffff]"
+)
+"""Text of another script right behind an address is not part of it, but a part of a path may be in one."""
 _EXTENSION = r"(?:\s?(?:x|ext\.?|extension)\s?\d{1,6})?"
 
 
@@ -21,19 +27,25 @@ def _is_ip(value: str) -> bool:
 
 
 def _network_rules() -> list[Rule]:
-    email = r"(?<![\w.+%-]) [\w.+%'&-]{1,64} @ (?:[\w-]{1,63}\.)+ [^\W\d_][\w-]{1,23} (?![\w-])"
+    email = r"(?<![\w.+%-]) [\w.+%'&-]{1,64} (?:@|%40) (?:[\w-]{1,63}\.)+ [^\W\d_][\w-]{1,23} (?![\w-])"
+    accented = (
+        rf"(?<![.+%-]) [{WORD}.+%'&-]{{1,64}} @ (?:[{WORD}-]{{1,63}}\.)+ [{LATIN}][{WORD}-]{{1,23}} (?![{WORD}-])"
+    )
+    foreign = r"(?<!\w) [^\W\x00-\x7f][^\W\x00-\x7f.-]{0,63} @ (?:[^\W\x00-\x7f-]{1,63}\.)+ [^\W\x00-\x7f]{2,24} (?!\w)"
     spelled = r"[\w.+-]{1,64} \s?[\[(]\s?at\s?[\])]\s? [\w-]+ (?:(?:\s?[\[(]\s?dot\s?[\])]\s?|\.) \w+)+"
     schemes = "https?|s?ftps?|ssh|wss?|ldaps?|s3|gs|git|postgres(?:ql)?|mysql|mongodb(?:\\+srv)?|rediss?|amqps?|smb"
-    url = rf"\b(?:jdbc:\w+|{schemes})://[^\s<>\"'`\]|]*[^\s<>\"'`\]|.,;:!?)}}]"
+    url = rf"(?<![a-z])(?:jdbc:\w+|{schemes})://{_URL_REST}"
     bare = rf"(?<![\w@./-]) (?:www\.[\w-]+(?:\.[\w-]+)+ | (?:[a-z0-9-]+\.)+(?:{_GENERIC_TLD})(?![\w.-]*\w) )"
     ipv4 = r"(?<![\w.-])(?<!version\ )(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w-]|\.\d)"
     ipv6 = r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:(?:\d{1,3}\.){3}\d{1,3})?(?:/\d{1,3})?(?![\w:])"
     mac = r"(?<![\w:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4})(?![\w:-])"
     return [
         Rule("EMAIL_ADDRESS", compile_rule(email), 1.0),
+        Rule("EMAIL_ADDRESS", compile_rule(accented, re.IGNORECASE), 1.0),
+        Rule("EMAIL_ADDRESS", compile_rule(foreign, re.IGNORECASE), 0.8),
         Rule("EMAIL_ADDRESS", compile_rule(spelled), 0.8),
         Rule("URL", compile_rule(url), 0.95),
-        Rule("URL", compile_rule(bare + r"(?:/[^\s<>\"'`\]|]*[^\s<>\"'`\]|.,;:!?)}])?"), 0.7),
+        Rule("URL", compile_rule(bare + f"(?:/{_URL_REST})?"), 0.7),
         Rule("IP_ADDRESS", compile_rule(ipv4), 0.95, accept=_is_ip),
         Rule("IP_ADDRESS", compile_rule(ipv6), 0.95, accept=lambda v: len(v) > 3 and _is_ip(v)),
         Rule("MAC_ADDRESS", compile_rule(mac), 0.98),
@@ -74,7 +86,7 @@ def _phone_rules() -> list[Rule]:
         rf"\b(?:{cue})(?:\s(?:number|no\.?|num|phone|line))?(?:[\s:=#.,(\"']|\bis\b|\bat\b|\bon\b|\bme\b|\bus\b|"
         rf"\bto\b){{1,8}}(?P<v>\+?\(?\d[\d\s()./-]{{4,20}}\d{_EXTENSION})(?!\w)"
     )
-    flags = re.IGNORECASE
+    flags = re.IGNORECASE | re.ASCII
     return [
         Rule(
             "PHONE_NUMBER",
@@ -84,7 +96,7 @@ def _phone_rules() -> list[Rule]:
         ),
         Rule("PHONE_NUMBER", re.compile(nanp, flags), 0.85),
         Rule("PHONE_NUMBER", re.compile(national, flags), 0.6, accept=_is_national),
-        Rule("PHONE_NUMBER", re.compile(pairs), 0.55),
+        Rule("PHONE_NUMBER", re.compile(pairs, flags), 0.55),
         Rule(
             "PHONE_NUMBER",
             re.compile(kind, flags),

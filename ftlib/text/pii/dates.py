@@ -36,7 +36,7 @@ def date_recognizers(language: str) -> list[LocalRecognizer]:
     """Dates and ages over 89."""
 
     def rule(entity: str, pattern: str, score: float) -> Rule:
-        return Rule(entity, re.compile(pattern, re.IGNORECASE), score)
+        return Rule(entity, re.compile(pattern, re.IGNORECASE | re.ASCII), score)
 
     rules = [
         rule("DATE_TIME", _ISO, 0.8),

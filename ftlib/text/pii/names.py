@@ -9,29 +9,41 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftlib.text.pii.given_names import AMBIGUOUS, COMMON
+from ftlib.text.pii.letters import ANY_UP, LATIN, LATIN_UP, compile_latin, one_script
 from ftlib.text.pii.places import COUNTRIES
 from ftlib.text.pii.presidio import LocalRecognizer, RecognizerResult
 from ftlib.text.pii.rules import Rule, RuleRecognizer, result
 from ftlib.text.pii.terms import is_generic, is_term
 
-_UP = r"[^\W\d_a-zß-öø-ÿ]"
-_NAME = rf"(?:{_UP}[^\W\d_]*(?:(?:-|['’](?!s\b)){_UP}?[^\W\d_]+)*|{_UP}\.)"
+_UP = f"[{ANY_UP}]"
+_LATIN_NAME = rf"(?:[{LATIN_UP}][{LATIN}]*(?:(?:-|'(?!s\b))[{LATIN}]+)*|[{LATIN_UP}]\.)"
+_NAME = one_script(r"(?:{up}{any}*(?:(?:-|'(?!s\b)){any}+)*|{up}\.)")
 _PARTICLE = r"(?:(?:van|von|de|der|den|del|della|di|da|dos|la|le|bin|ibn|al|el|ter|ten|af|av|y)[ ])"
 _FULL = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{0,3}}"
 _TWO = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{1,3}}"
+_OTHER = r"[^\x00-\u036f]"
+"""A letter of another script right behind a name."""
 _TITLE = (
     r"(?:Mr|Mrs|Ms|Miss|Mx|Messrs|Mister|Madam|Dr|Doctor|Prof|Professor|Sir|Dame|Lady|Lord|Rev|Reverend|Fr|Judge|"
     r"Justice|Hon|Capt|Captain|Sgt|Sergeant|Lt|Lieutenant|Col|Colonel|Gen|General|Officer|Detective|Nurse|Attorney|"
     r"Senator|Herr|Frau|Monsieur|Madame|Señora?|Signor[ae]?)"
 )
 _LABEL = (
-    r"(?:(?:full|first|last|middle|maiden|legal|display|contact|customer|patient|client|account[ ]?holder|"
+    r"(?:(?:full|first|last|family|given|middle|maiden|legal|display|contact|customer|patient|client|account[ ]?holder|"
     r"card[ ]?holder|employee|member|user|insured|beneficiary|guardian|applicant|emergency[ ]contact)[ _-]?)?name|"
     r"patient|client|attending|physician|provider|surgeon|nurse|therapist|contact|cardholder|account[ ]holder|"
     r"caller|claimant|plaintiff|defendant|attorney|counsel|"
     r"(?:signed|prepared|reviewed|approved|created|submitted|authored|written|reported|assigned|requested|ordered|"
     r"dictated|witnessed)[ _]?(?:by|to)|author|assignee|owner|attn|attention|c/o|cc|from|to|user|employee|manager|"
     r"spouse|next[ ]of[ ]kin|nok|guardian|reviewer|maintainer|signed|sincerely"
+)
+_NAME_KEY = (
+    r"(?:(?!(?:file|folder|class|host|tag|branch|user|product|brand|generic|drug|server|device|table|column|field|key|"
+    r"event|project|package|module|function|method|variable|domain|service|company|image|cluster|group|role|plan|"
+    r"display|screen|type|template|model|font|color|colour|job|path|test|database|db|app|application)[ _-])"
+    r"\w+[ _-]|(?:first|last|given|family|middle|maiden|sur|fore|full|legal|contact|customer|patient|client|employee|"
+    r"member|guardian|applicant|holder|owner|author|agent|sender|recipient|payee|payer|beneficiary|caller|guest|"
+    r"student|teacher|doctor|passenger|driver|spouse|parent|child|manager|assignee))?name"
 )
 _NOT_NAMES = (
     r"(?!(?:The|This|That|These|Those|My|Your|Our|Their|It|Its|We|You|He|She|They|I|A|An|And|Or|But|If|In|On|At|To|"
@@ -52,6 +64,7 @@ _SELF = (
     r"daughter|mother|father|brother|sister|friend|colleague|boss|manager|landlord|tenant|doctor|"
     r"assistant)['’]?s?,?(?:\sname)?(?:\sis)?))"
 )
+_GAELIC = rf"(?:(?:O|D)'{_UP}[{LATIN}]+|M[Cc]{_UP}[{LATIN}]{{2,}}|Fitz{_UP}?[{LATIN}]{{3,}})"
 _LEGAL_FORM = (
     r"(?:Inc|Ltd|LLC|LLP|Corp|Corporation|Co|PLC|plc|GmbH|AG|S\.?A\.?|S\.?r\.?l\.?|B\.?V\.?|N\.?V\.?|AB|ApS|Oy|Pty|"
     r"Limited|Incorporated|Company|Group|Holdings?|Partners|Associates|Industries|Enterprises|Solutions|Systems|"
@@ -100,27 +113,45 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
     """Capitalised words that begin with a common given name: `Emily Rodriguez`, `Judy`."""
 
     def __init__(self, language: str = "en") -> None:
-        surname = rf"(?:[ ]{_PARTICLE}{{0,2}}{_NAME}|[ ]{_UP}\.(?=[ ,;)\n]|$)){{0,3}}"
-        self._pattern = re.compile(rf"(?<![\w.@/\\-])({_UP}[^\W\d_]+(?:-{_UP}[^\W\d_]+)?)({surname})(?![\w@])")
+        self._word = compile_latin(rf"(?<![\w.@/\\-]){_UP}[{LATIN}]+(?:-{_UP}[{LATIN}]+)?")
+        self._surnames = compile_latin(
+            rf"((?:[ ]{_PARTICLE}{{0,2}}{_LATIN_NAME}|[ ]{_UP}\.(?=[ ,;)\n]|$)){{0,3}})(?![\w@])"
+        )
         super().__init__(supported_entities=["PERSON"], name="GivenNameRecognizer", supported_language=language)
 
     def load(self) -> None:
         """Nothing to load."""
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts: Any = None) -> list[RecognizerResult]:
-        """A common name alone is found at 0.6, with a further name at 0.8; an ambiguous one only with a further one."""
+        """A common name alone is found at 0.6, with a further name at 0.8; an ambiguous one only with a further one.
+
+        Every capitalised word is tried: one before a name (`Yesterday Maria Gonzalez`) must not swallow it.
+        """
         if text == text.lower():
             return [result(self, "PERSON", start, end, 0.6) for start, end in self._uncased(text)]
         found = []
-        for match in self._pattern.finditer(text):
-            first = match[1].lower().split("-")[0]
-            further = bool(match[2]) and not _STOP_AFTER.match(match[2].strip())
-            end = match.end() if further else match.end(1)
+        for match in self._word.finditer(text):
+            first = match[0].lower().split("-")[0]
+            if first not in COMMON and first not in AMBIGUOUS:
+                continue
+            surnames = self._surnames.match(text, match.end())
+            if surnames is None:
+                continue
+            further = bool(surnames[1]) and not _STOP_AFTER.match(surnames[1].strip())
+            end = match.end() if not further else self._end(text, match, surnames)
             if first in COMMON:
                 found.append(result(self, "PERSON", match.start(), end, 0.8 if further else 0.6))
-            elif first in AMBIGUOUS and further:
+            elif further:
                 found.append(result(self, "PERSON", match.start(), end, 0.65))
         return found
+
+    @staticmethod
+    def _end(text: str, first: re.Match[str], surnames: re.Match[str]) -> int:
+        """Where a name ends: in a line of capitals one surname is taken, as the words behind it have capitals, too."""
+        if not (first[0].isupper() and surnames[1].isupper()):
+            return surnames.end()
+        one = re.compile(rf"[ ]{_PARTICLE}{{0,2}}{_LATIN_NAME}", re.IGNORECASE).match(text, first.end())
+        return one.end() if one else surnames.end()
 
     def _uncased(self, text: str) -> Iterator[tuple[int, int]]:
         """Names in a text without capitals, with the next word unless that is a function word."""
@@ -138,24 +169,38 @@ after before because very really still also then than some any all wrote writes 
 gives took takes made makes called calls sent sends lives lived works worked spent shouted granted
 """.split()  # noqa: SIM905
 )
-_STOP_AFTER = re.compile(_NOT_NAMES.replace("(?!", "(?:", 1))
+_STOP_AFTER = re.compile(_NOT_NAMES.replace("(?!", "(?:", 1), re.IGNORECASE)
+
+
+def _signs_off(match: re.Match[str]) -> bool:
+    """Whether a line with a dash is the last one and the only such line: others are items of a list."""
+    text = match.string
+    if text[match.end() :].strip() or len(_DASH_LINE.findall(text)) > 1:
+        return False
+    return not text[: match.start()].rstrip().endswith((":", ","))
+
+
+_DASH_LINE = re.compile(r"(?m)^[ \t]*[-*~+][ ]*\S")
 
 
 def _rules() -> list[Rule]:
     def person(pattern: str, score: float) -> Rule:
-        return Rule("PERSON", re.compile(pattern), score)
+        return Rule("PERSON", compile_latin(pattern), score)
 
     titled = rf"(?<!\w){_TITLE}\b\.?[ ]{_NOT_NAMES}{_FULL}(?:,?[ ](?:Jr|Sr|II|III|MD|PhD|Esq|RN|DO)\b\.?)?"
     full, two = rf"(?P<v>{_NOT_NAMES}{_FULL})", rf"(?P<v>{_NOT_NAMES}{_TWO})"
     return [
-        Rule("PERSON", re.compile(titled), 0.85, accept=_names_one),
+        Rule("PERSON", compile_latin(titled), 0.85, accept=_names_one),
         person(r"(?<![\w@.])(?:mr|mrs|ms|miss|dr)\b\.?[ ][a-zà-ÿ'’-]{2,20}", 0.6),
         person(rf"(?<!\w)(?i:{_LABEL})['\"]?[ ]?(?:[:=]|=>)[ ]?['\"]?{two}(?!\w)", 0.8),
-        person(rf"(?<!\w)(?i:(?:\w+[ _-])?name|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|]|$)", 0.7),
-        person(rf"(?:^|[\n.!?\"'(][ ]*){_GREETING},?[ ]{full}(?=[ ]*[,!.:;\n–-]|[ ]*$)", 0.75),
-        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$))", 0.8),
+        person(
+            rf"(?<!\w)(?i:{_NAME_KEY}|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{_OTHER})", 0.7
+        ),
+        person(rf"(?:^|[\n.!?\"'(][ ]*|{_OTHER}){_GREETING},?[ ]{full}(?=[ ]*(?:[,!.:;\n-]|$)|{_OTHER})", 0.75),
+        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$)|{_OTHER})", 0.8),
         person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75),
-        person(rf"(?:^|\n|[.!?][ ])[ ]*[-–—~]{{1,2}}[ ]?{full}[ ]*(?=\n|$)", 0.6),
+        Rule("PERSON", re.compile(rf"(?:^|\n|[.!?] ) *[-~]{{1,2}} ?{full} *(?=\n|$)"), 0.6, where=_signs_off),
+        person(rf"(?<![\w.@/\\-])(?P<v>{_NOT_NAMES}{_UP}[{LATIN}]+[ ](?:{_UP}\.[ ])?{_GAELIC})(?!\w)", 0.65),
         person(rf"(?<!\w){_SELF}[ ]{full}", 0.75),
         person(rf"(?:\bI['’]?m|\bI\sam|\b[Tt]his\sis|\bit['’]s|\bhere\sis)[ ]{two}", 0.6),
         person(rf"(?m)^[ ]*(?P<v>{_NOT_NAMES}{_TWO})(?=[ ]?[(<][^)>\n]{{0,40}}@)", 0.8),
@@ -166,15 +211,17 @@ def _rules() -> list[Rule]:
             rf"him|her|them))\b",
             0.65,
         ),
-        Rule("ORGANIZATION", re.compile(_COMPANY), 0.7, accept=_names_one),
-        Rule("ORGANIZATION", re.compile(_LOWER_COMPANY), 0.6),
-        Rule("ORGANIZATION", re.compile(_EMPLOYER), 0.6, accept=_no_term),
-        Rule("ORGANIZATION", re.compile(_OFFICE), 0.6),
-        Rule("LOCATION", re.compile(_WHEREABOUTS), 0.6),
-        Rule("LOCATION", re.compile(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
+        Rule("ORGANIZATION", compile_latin(_COMPANY), 0.7, accept=_names_one),
+        Rule("ORGANIZATION", compile_latin(_LOWER_COMPANY), 0.6),
+        Rule("ORGANIZATION", compile_latin(_EMPLOYER), 0.6, accept=_no_term),
+        Rule("ORGANIZATION", compile_latin(_OFFICE), 0.6),
+        Rule("LOCATION", compile_latin(_WHEREABOUTS), 0.6),
+        Rule("LOCATION", compile_latin(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
         Rule(
             "LOCATION",
-            re.compile(rf"\b(?:from|in|to|at|of|visit|near)[ ](?:the[ ])?(?P<v>{COUNTRIES})(?![\w-])", re.IGNORECASE),
+            compile_latin(
+                rf"\b(?:from|in|to|at|of|visit|near)[ ](?:the[ ])?(?P<v>{COUNTRIES})(?![\w-])", re.IGNORECASE
+            ),
             0.6,
         ),
     ]

@@ -33,14 +33,14 @@ FIPS SAE UL FDA CFR USC ATC EC EU PCI SOC HL RTX GTX MP CC GPL BSD LM ED FY
 
 
 def _rules() -> list[Rule]:
-    card = (
-        r"(?<![\w.+-])(?:[2-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|3\d{3}[ -]?\d{6}[ -]?\d{4,5}|"
-        r"[3-6]\d{12})(?![\w-])"
-    )
     grouped = r"(?<![\w.+-])[3-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?![\w-])"
     masked = r"(?<![\w])(?:[*xX•]{4}[ -]?){2,3}\d{4}(?!\w)"
     iban = r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Z0-9])"
-    ssn = r"(?<![\w.-])(?!000)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])"
+    ssn = (
+        r"(?<![A-Za-z0-9])(?<!\d[._/+-])(?!000)(?:\d{3}(?P<gap>[- ])|(?!666|9)\d{3}"
+        r"(?P<wide>[._/]|[ ]{2,3}|[ ]?\r?\n[ ]?|[ ]-[ ]))(?!00)\d{2}(?(gap)(?P=gap)|(?P=wide))"
+        r"(?!0000)\d{4}(?![A-Za-z0-9]|[._/-]\d)"
+    )
     ein = r"(?<![\w.-])\d{2}-\d{7}(?![\w-])"
     ethereum = r"\b0x[0-9a-f]{40}\b"
     vin = r"\b(?=[A-Z0-9]*\d)[A-HJ-NPR-Z0-9]{17}\b"
@@ -50,29 +50,27 @@ def _rules() -> list[Rule]:
     state_docket = r"\b\d{2,4}-?(?:CV|CR|CF|CM|CA|DR|FA|JV|PR|SC|CIV|CRIM)-?\d{3,8}(?:-[A-Z]{1,4})?\b"
     dms = r"\d{1,3}(?:\.\d+)?°[^A-Za-z\n]{0,16}[NS],?\s*\d{1,3}(?:\.\d+)?°[^A-Za-z\n]{0,16}[EW]\b"
     decimal = r"(?<![\d.])-?\d{1,2}\.\d{4,},\s*-?\d{1,3}\.\d{4,}(?![\d.])"
-    caught = re.IGNORECASE
+    caught = re.IGNORECASE | re.ASCII
     return [
-        Rule("CREDIT_CARD", re.compile(card), 1.0, accept=checksums.card),
-        Rule("CREDIT_CARD", re.compile(grouped), 0.86),
-        Rule("CREDIT_CARD", re.compile(masked), 0.6),
-        Rule("IBAN_CODE", re.compile(iban, caught), 1.0, accept=checksums.iban),
-        Rule("IBAN_CODE", re.compile(iban), 0.6, accept=checksums.iban_length),
-        Rule("US_SSN", re.compile(ssn), 0.85),
-        Rule("TAX_ID", re.compile(ein), 0.6),
+        Rule("CREDIT_CARD", re.compile(grouped, re.ASCII), 0.86),
+        Rule("CREDIT_CARD", re.compile(masked, re.ASCII), 0.6),
+        Rule("IBAN_CODE", re.compile(iban, re.ASCII), 0.6, accept=checksums.iban_length),
+        Rule("US_SSN", re.compile(ssn, re.ASCII), 0.85),
+        Rule("TAX_ID", re.compile(ein, re.ASCII), 0.6),
         Rule("CRYPTO", re.compile(ethereum, caught), 0.95),
-        Rule("VIN", re.compile(vin), 0.95, accept=checksums.vin),
+        Rule("VIN", re.compile(vin, re.ASCII), 0.95, accept=checksums.vin),
         Rule("DEVICE_ID", re.compile(uuid, caught), 0.8),
         Rule(
             "MEDICAL_LICENSE",
-            re.compile(r"\b[ABCDEFGHJKLMPRSTUX][A-Z9]\d{7}\b"),
+            re.compile(r"\b[ABCDEFGHJKLMPRSTUX][A-Z9]\d{7}\b", re.ASCII),
             0.9,
             accept=checksums.dea,
         ),
-        Rule("NATIONAL_ID", re.compile(nino), 0.8),
+        Rule("NATIONAL_ID", re.compile(nino, re.ASCII), 0.8),
         Rule("CASE_NUMBER", re.compile(docket, caught), 0.95),
-        Rule("CASE_NUMBER", re.compile(state_docket), 0.7, accept=digits_between(5, 12)),
-        Rule("COORDINATES", re.compile(dms), 0.9),
-        Rule("COORDINATES", re.compile(decimal), 0.7),
+        Rule("CASE_NUMBER", re.compile(state_docket, re.ASCII), 0.7, accept=digits_between(5, 12)),
+        Rule("COORDINATES", re.compile(dms, re.ASCII), 0.9),
+        Rule("COORDINATES", re.compile(decimal, re.ASCII), 0.7),
     ]
 
 
@@ -88,11 +86,11 @@ def _identifier_rules() -> list[Rule]:
     bare = r"(?<![\w.,$€£#/:+=-])\d{8,12}(?!\w|[.,:/-]\d|\s?[%€£])"
     grouped = r"(?<![\w.,$€£/:+-])\d{4}([ -])\d{4}\1\d{4}(?!\w|[ .,-]\d)"
     return [
-        Rule("ID_NUMBER", re.compile(bare), 0.45),
-        Rule("NATIONAL_ID", re.compile(grouped), 0.6),
-        Rule("ID_NUMBER", re.compile(prefixed), 0.5, accept=digits_between(4, 20)),
-        Rule("ID_NUMBER", re.compile(letters_then_digits), 0.5),
-        Rule("ID_NUMBER", re.compile(mixed), 0.45),
+        Rule("ID_NUMBER", re.compile(bare, re.ASCII), 0.45),
+        Rule("NATIONAL_ID", re.compile(grouped, re.ASCII), 0.6),
+        Rule("ID_NUMBER", re.compile(prefixed, re.ASCII), 0.5, accept=digits_between(4, 20)),
+        Rule("ID_NUMBER", re.compile(letters_then_digits, re.ASCII), 0.5),
+        Rule("ID_NUMBER", re.compile(mixed, re.ASCII), 0.45),
     ]
 
 
@@ -106,7 +104,7 @@ class NationalNumberRecognizer(ExpressionRecognizer):
         for recognizer, entity in inner:
             for pattern in recognizer.patterns:
                 self._inner.append(recognizer)
-                expressions.append((entity, re.compile(pattern.regex, recognizer.global_regex_flags)))
+                expressions.append((entity, re.compile(pattern.regex, recognizer.global_regex_flags | re.ASCII)))
         super().__init__("NationalNumberRecognizer", expressions, language)
 
     def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:

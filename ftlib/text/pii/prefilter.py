@@ -6,16 +6,19 @@ five seconds of work, is kept under `FTLIB_HOME` for the next process.
 """
 
 import hashlib
+import os
 import re
+import stat
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import hyperscan as hs
 
 from ftlib.core.fingerprints import package_versions
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import state_home, write_bytes
-from ftlib.text.pii.relax import as_bytes, relaxed
+from ftlib.text.pii.relax import as_ascii_bytes, as_bytes, relaxed
 
 logger = get_logger(__name__)
 
@@ -30,16 +33,27 @@ class Prefilter:
         expressions = dict(enumerate(map(relaxed, patterns)))
         self._database, self._scanned = _database({i: text for i, text in expressions.items() if text is not None})
         self._always = [i for i in self._all if i not in self._scanned]
+        self._ascii = frozenset(i for i, pattern in enumerate(patterns) if pattern.flags & re.ASCII)
         self._local = threading.local()
 
     def candidates(self, text: str) -> list[int]:
         """Numbers of the expressions that may match the text; those that are left out cannot."""
-        content = as_bytes(text)
-        if content is None or self._database is None:
+        if self._database is None:
             return self._all
         found = list(self._always)
+        if text.isascii():
+            return found + self._scan(text.encode("ascii"))
+        content = as_bytes(text)
+        # Expressions of the two kinds see other bytes where a character is none of ASCII.
+        found += [i for i in self._scan(as_ascii_bytes(text)) if i in self._ascii]
+        others = self._scan(content) if content is not None else self._scanned
+        return found + [i for i in others if i not in self._ascii]
+
+    def _scan(self, content: bytes) -> list[int]:
+        found: list[int] = []
         if not hasattr(self._local, "scratch"):
             self._local.scratch = hs.Scratch(self._database)
+        assert self._database is not None
         self._database.scan(
             content, match_event_handler=lambda number, *_: found.append(number), scratch=self._local.scratch
         )
@@ -54,11 +68,11 @@ def _database(expressions: dict[int, str]) -> tuple[hs.Database | None, frozense
     key = hashlib.sha256(repr((version, sorted(expressions.items()))).encode()).hexdigest()[:32]
     path = state_home() / "prefilter" / f"{key}.hs"
     try:
-        database = hs.loadb(path.read_bytes(), hs.HS_MODE_BLOCK)
+        database = hs.loadb(_trusted_bytes(path), hs.HS_MODE_BLOCK)
         if database.info():
             return database, frozenset(expressions)
     except (OSError, hs.error):
-        pass  # not compiled yet, or for another processor
+        pass  # not compiled yet, for another processor, or written by someone else
     try:
         database = _compiled(expressions)
     except hs.error:
@@ -68,6 +82,20 @@ def _database(expressions: dict[int, str]) -> tuple[hs.Database | None, frozense
     except OSError as error:
         logger.info("the compiled prefilter is not kept (%s)", error)
     return database, frozenset(expressions)
+
+
+def _trusted_bytes(path: Path) -> bytes:
+    """A file of ours that nobody else can write: the engine runs what it holds.
+
+    Raises PermissionError for another's file, for one that others may write, and for a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            logger.warning("%s is not used: it belongs to someone else, or others may write to it", path)
+            raise PermissionError(path)
+        return file.read()
 
 
 def _compiled(expressions: dict[int, str]) -> hs.Database:

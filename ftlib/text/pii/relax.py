@@ -2,10 +2,13 @@ r"""Expressions made weaker, so that an engine that scans for all of them at onc
 
 A relaxed expression matches wherever the original does, and perhaps elsewhere. It is over single bytes: ASCII as it is,
 and every other character stands as one of three bytes of its kind (`as_bytes`), so that `\w`, `\s` and `\b` mean what
-they mean for Python. Sets grow to whole kinds, references back become the expression they refer to, long repeats have
-no upper bound. Within a negative assertion all this turns round: there sets shrink, and what cannot shrink is left out.
+they mean for Python. To expressions with `re.ASCII` every other character is one that is no letter, digit or blank, and
+so they see the text in another spelling (`as_ascii_bytes`). Sets grow to whole kinds, references back become the
+expression they refer to, long repeats have no upper bound. Within a negative assertion all this turns round: there sets
+shrink, and what cannot shrink is left out.
 """
 
+import codecs
 import functools
 import re
 import string
@@ -41,11 +44,24 @@ def as_bytes(text: str) -> bytes | None:
     return None if _WITHOUT_BYTE.search(text) else text.translate(_TABLE).encode("ascii")
 
 
+def as_ascii_bytes(text: str) -> bytes:
+    """The text as relaxed expressions that have `re.ASCII` see it."""
+    return text.encode("ascii", _OTHERWISE)
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return _OTHER * (error.end - error.start), error.end
+
+
+_OTHERWISE = "ftlib.other"
+codecs.register_error(_OTHERWISE, _stand_in)
+
+
 def relaxed(pattern: re.Pattern[str]) -> str | None:
     """The weaker expression, in the syntax of PCRE, with no flags; None where there is none that says anything."""
     try:
-        if pattern.flags & re.ASCII:
-            return None
         parsed = parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
         return _Relaxer().sequence(parsed, int(parsed.state.flags), over=True) or None
     except (_NothingSmaller, re.error, RecursionError):
@@ -95,7 +111,7 @@ class _Relaxer:
 
     @staticmethod
     def _set(items: list[Any], flags: int, over: bool) -> str:
-        members = _members(tuple(items), bool(flags & re.IGNORECASE), over)
+        members = _members(tuple(items), bool(flags & re.IGNORECASE), bool(flags & re.ASCII), over)
         if not members:
             raise _NothingSmaller
         escaped = [rf"\x{ord(character):02x}" for character in members]
@@ -110,8 +126,8 @@ class _Relaxer:
 
     def _subpattern(self, argument: Any, flags: int, over: bool) -> str:
         number, added, removed, inner = argument
-        if added & re.ASCII:
-            raise re.error("sets would mean less than Unicode's")
+        if (added | removed) & re.ASCII or added & re.UNICODE:
+            raise re.error("sets would mean another thing in a part than in the whole")
         return self._group(number, self.sequence(inner, (flags | added) & ~removed, over=over))
 
     def _atomic(self, argument: Any, flags: int, over: bool) -> str:
@@ -185,37 +201,63 @@ _CATEGORIES: dict[Any, tuple[Callable[[str], bool], str, str]] = {
     sre.CATEGORY_NOT_SPACE: (lambda c: not c.isspace(), _WORD + _OTHER, _WORD + _OTHER),
 }
 """Test of a character; kinds of which some characters beyond ASCII belong to it; kinds of which all do."""
+_ASCII_SPACES = " \t\n\r\f\v"
+_ASCII_CATEGORIES: dict[Any, tuple[Callable[[str], bool], str, str]] = {
+    sre.CATEGORY_WORD: (_CATEGORIES[sre.CATEGORY_WORD][0], "", ""),
+    sre.CATEGORY_NOT_WORD: (_CATEGORIES[sre.CATEGORY_NOT_WORD][0], _OTHER, _OTHER),
+    sre.CATEGORY_DIGIT: (str.isdecimal, "", ""),
+    sre.CATEGORY_NOT_DIGIT: (_CATEGORIES[sre.CATEGORY_NOT_DIGIT][0], _OTHER, _OTHER),
+    sre.CATEGORY_SPACE: (lambda c: c in _ASCII_SPACES, "", ""),
+    sre.CATEGORY_NOT_SPACE: (lambda c: c not in _ASCII_SPACES, _OTHER, _OTHER),
+}
+"""The same with `re.ASCII`, where all characters beyond ASCII are of one kind."""
 
 
 @functools.cache
-def _members(items: tuple[Any, ...], ignore_case: bool, over: bool) -> str:
+def _members(items: tuple[Any, ...], ignore_case: bool, ascii_only: bool, over: bool) -> str:
     """The bytes that a set of characters becomes."""
     negated = items[0][0] is sre.NEGATE
-    items = items[negated:]
-    tests: list[Callable[[str], bool]] = []
-    some, whole = set[str](), set[str]()
-    for operator, argument in items:
-        if operator is sre.LITERAL:
-            tests.append(chr(argument).__eq__)
-            some.update(_kind(chr(argument)) if argument > 127 else "")
-        elif operator is sre.RANGE:
-            low, high = argument
-            tests.append(lambda c, low=low, high=high: low <= ord(c) <= high)  # type: ignore[misc]
-            some.update(_KINDS if high > 127 else ())
-        else:
-            test, of_some, of_whole = _CATEGORIES[argument]
-            tests.append(test)
-            some.update(of_some)
-            whole.update(of_whole)
-    beyond = (set(_KINDS) - whole if over else set(_KINDS) - some) if negated else (some if over else whole)
+    kinds = (_OTHER,) if ascii_only else _KINDS
+    some, whole = _kinds_of(items[negated:], ascii_only)
+    beyond = (set(kinds) - whole if over else set(kinds) - some) if negated else (some if over else whole)
+    tests = _tests(items[negated:], ascii_only)
     members = ""
     for code in range(128):
         character = chr(code)
         spellings = {character}
         if ignore_case:
-            spellings |= {character.swapcase(), *_FOLDED.get(character.lower(), "")}
+            spellings |= {character.swapcase(), *("" if ascii_only else _FOLDED.get(character.lower(), ""))}
         inside = any(test(spelling) for spelling in spellings for test in tests) is not negated
-        if character in _KINDS:
+        if character in kinds:
             inside = (inside or character in beyond) if over else (inside and character in beyond)
         members += character if inside else ""
     return members
+
+
+def _tests(items: tuple[Any, ...], ascii_only: bool) -> list[Callable[[str], bool]]:
+    """Of each item of a set, whether a character is in it."""
+    tests: list[Callable[[str], bool]] = []
+    for operator, argument in items:
+        if operator is sre.LITERAL:
+            tests.append(chr(argument).__eq__)
+        elif operator is sre.RANGE:
+            low, high = argument
+            tests.append(lambda c, low=low, high=high: low <= ord(c) <= high)  # type: ignore[misc]
+        else:
+            tests.append((_ASCII_CATEGORIES if ascii_only else _CATEGORIES)[argument][0])
+    return tests
+
+
+def _kinds_of(items: tuple[Any, ...], ascii_only: bool) -> tuple[set[str], set[str]]:
+    """Kinds of which some characters beyond ASCII are in a set, and kinds of which all are."""
+    some, whole = set[str](), set[str]()
+    for operator, argument in items:
+        if operator is sre.LITERAL and argument > 127:
+            some.add(_OTHER if ascii_only else _kind(chr(argument)))
+        elif operator is sre.RANGE and argument[1] > 127:
+            some.update((_OTHER,) if ascii_only else _KINDS)
+        elif operator is sre.CATEGORY:
+            _, of_some, of_whole = (_ASCII_CATEGORIES if ascii_only else _CATEGORIES)[argument]
+            some.update(of_some)
+            whole.update(of_whole)
+    return some, whole

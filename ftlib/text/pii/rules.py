@@ -54,6 +54,8 @@ class Rule:
     score: float
     accept: Callable[[str], bool] | None = None
     """A test on the value found: a checksum, a number of digits."""
+    where: Callable[[re.Match[str]], bool] | None = None
+    """A test on the place of the value in its text."""
     group: str | int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,8 @@ class Rule:
         """The values in a text."""
         for match in self.pattern.finditer(text):
             start, end = match.span(self.group)
-            if start < end and (self.accept is None or self.accept(text[start:end])):
+            accepted = self.accept is None or self.accept(text[start:end])
+            if start < end and accepted and (self.where is None or self.where(match)):
                 yield Finding(start, end, self.entity, self.score)
 
 
@@ -85,8 +88,8 @@ def result(recognizer: LocalRecognizer, entity: str, start: int, end: int, score
     return RecognizerResult(entity, start, end, score, None, {NAME_KEY: recognizer.name, ID_KEY: recognizer.id})
 
 
-def compile_rule(pattern: str, flags: int = re.IGNORECASE) -> re.Pattern[str]:
-    """A pattern in verbose syntax."""
+def compile_rule(pattern: str, flags: int = re.IGNORECASE | re.ASCII) -> re.Pattern[str]:
+    """A pattern in verbose syntax; letters of other scripts than ASCII are boundaries to it unless `flags` say more."""
     return re.compile(pattern, flags | re.VERBOSE)
 
 
