@@ -8,7 +8,7 @@ import pyarrow as pa
 from ftlib.data import schema as s
 from ftlib.data.read import SUBJECT_PURPOSE, subject_hash
 from ftlib.data.review import REVIEWED, as_task
-from ftlib.data.write import encode_table
+from ftlib.data.write import encode_table, id_hashes
 from ftlib.registry.manifest import build_manifest, hash_files, write_manifest
 from ftlib.text.keyed import KeyedHash, key_fingerprint
 
@@ -24,9 +24,13 @@ def row(id_, position, place, subject=None, **more):
     return {"id": id_, "source": "a.jsonl", "position": position, "place": place, "subject": hashed(subject), **more}
 
 
-def write_case(folder: Path, rows: list[dict]) -> Path:
-    """The dataset's files with manifest and `_SUCCESS`."""
-    rows = sorted(rows, key=lambda item: (item["id"], item["source"], item["position"]))
+def write_case(folder: Path, rows: list[dict], num_parts: int = 1) -> Path:
+    """The dataset's files with manifest and `_SUCCESS`; with several parts the tables beside the splits are folders."""
+
+    def part_of(item):
+        return int(id_hashes([item["id"]])[0]) % num_parts
+
+    rows = sorted(rows, key=lambda item: (part_of(item), item["id"], item["source"], item["position"]))
     folder.mkdir(parents=True)
 
     def put(name, schema, items):
@@ -37,21 +41,27 @@ def write_case(folder: Path, rows: list[dict]) -> Path:
             encode_table(pa.Table.from_pylist([{k: v for k, v in i.items() if k in names} for i in items], schema))
         )
 
+    def put_parts(name, schema, items):
+        if num_parts == 1:
+            return put(name, schema, items)
+        for part in range(num_parts):
+            put(f"{name}/part-{part:05d}.parquet", schema, [item for item in items if part_of(item) == part])
+
     for split in s.SPLITS:
         found = [item | {"text": item.get("words"), "metadata": "{}"} for item in rows if item["place"] == split]
         for part in range(2):
             put(f"{split}/part-{part:05d}.parquet", s.RECORD, [i for n, i in enumerate(found) if n % 2 == part])
-    put("dropped.parquet", s.DROPPED, [item for item in rows if item["place"] == "dropped"])
+    put_parts("dropped.parquet", s.DROPPED, [item for item in rows if item["place"] == "dropped"])
     findings = [
         {"id": item["id"], "field": "text", "start": n, "end": n + 1, "entity": entity, "replacement": "x"}
         for item in rows
         for n, entity in enumerate(item.get("findings", ()))
     ]
-    put("redactions.parquet", s.REDACTIONS, findings)
+    put_parts("redactions.parquet", s.REDACTIONS, findings)
     broken = [item for item in rows if item["place"] == "quarantine"]
-    put("quarantine.parquet", s.QUARANTINE, sorted(broken, key=lambda item: item["position"]))
+    put_parts("quarantine.parquet", s.QUARANTINE, sorted(broken, key=lambda item: item["position"]))
     counted = [item | {"num_redactions": len(item.get("findings", ()))} for item in rows]
-    put("lineage.parquet", s.LINEAGE, counted)
+    put_parts("lineage.parquet", s.LINEAGE, counted)
     held = [
         dict.fromkeys(REVIEWED) | item | {"text": item.get("words")} for item in rows if item.get("stage") == "review"
     ]

@@ -367,7 +367,10 @@ class PrepareOutputConfig(OutputConfig):
     """The prepared dataset."""
 
     num_files: Annotated[int, Field(ge=1)] = 4
-    """Parquet files per split; rows are assigned by hash of id and sorted."""
+    """Parquet files per split (more where one would hold more than `rows_per_file` rows); rows are assigned by hash of id and sorted."""
+
+    rows_per_file: Annotated[int, Field(ge=1)] = 1_000_000
+    """Rows that one output file holds at most, about. `dropped.parquet`, `redactions.parquet`, `lineage.parquet`, `quarantine.parquet` and `review.jsonl` become folders of that name with several parts where they have more; Parquet readers open such a folder like a file. One task holds a file in memory while it is written, so lower this on small workers."""
 
 
 class PrepareConfig(JobConfig):

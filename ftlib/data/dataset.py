@@ -19,7 +19,7 @@ from ftlib.data.redact import FAILED
 from ftlib.data.report import Facts, build_report, write_report
 from ftlib.data.residual import exceeds
 from ftlib.data.schema import SPLITS
-from ftlib.data.write import write_files
+from ftlib.data.write import Layout, write_files
 from ftlib.registry.manifest import MANIFEST, build_manifest, write_manifest
 from ftlib.text.minhash import PERMUTATION_SEED, choose_bands, expected_recall
 
@@ -55,7 +55,8 @@ def write_dataset(
 
     path = config.output.path
     with output_folder(path, scratch, success=not exceeds(outcome.residual, config.pii)) as folder:
-        written = write_files(folder, outcome.processed, outcome.decided, outcome.assignment, config.output.num_files)
+        layout = Layout.of(outcome.counts, config.output.num_files, config.output.rows_per_file)
+        written = write_files(folder, outcome.processed, outcome.decided, outcome.assignment, layout)
         files = {name: digest for name, digest, _ in ray.get(written)}
         missing = [name for name in files if not exists(join(folder, name))]
         if missing:

@@ -204,15 +204,25 @@ class _Contents:
         self._holding = holding
         self.counters = Counts()
         self._removed: Counter[str] = Counter()
+        self._num_seen: Counter[str] = Counter()
 
     def of(self, name: str) -> bytes | None:
-        """The content of a file; None for one that is made anew or not known."""
-        path, split = join(self._holding.found.folder, name), name.split("/", 1)[0]
-        if split in s.SPLITS:
-            return self._split(path, split)
-        if name in (DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE):
-            return encode_table(self._rest(name, read_parquet(path)))
-        return self._review(read_bytes(path)) if name == REVIEW_FILE else None
+        """The content of a file; None for one that is made anew or not known.
+
+        A large table is a folder of parts: ask for these in the order of their names, one after the other.
+        """
+        path, table = join(self._holding.found.folder, name), name.split("/", 1)[0]
+        if table in s.SPLITS:
+            return self._split(path, table)
+        if table in (DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE):
+            return encode_table(self._rest(table, read_parquet(path)))
+        return self._review(read_bytes(path)) if table == REVIEW_FILE else None
+
+    def _part(self, name: str, chosen: np.ndarray, num_rows: int) -> np.ndarray:
+        """`chosen` (bool over all rows of a table) for its next part, which has this many rows."""
+        start = self._num_seen[name]
+        self._num_seen[name] += num_rows
+        return chosen[start : start + num_rows]
 
     def _split(self, path: str, split: str) -> bytes:
         table = read_parquet(path)
@@ -224,15 +234,16 @@ class _Contents:
     def _rest(self, name: str, table: pa.Table) -> pa.Table:
         lineage, rows = self._holding.lineage, self._holding.rows
         if name == LINEAGE_FILE:
-            return table.filter(pa.array(~rows))
+            return table.filter(pa.array(~self._part(name, rows, table.num_rows)))
         if name == REDACTIONS_FILE:
-            return table.filter(pa.array(~np.repeat(rows, lineage["num_redactions"].to_numpy())))
+            found = np.repeat(rows, lineage["num_redactions"].to_numpy())
+            return table.filter(pa.array(~self._part(name, found, table.num_rows)))
         if name == QUARANTINE_FILE:
             gone = _at(table, _pairs(lineage.filter(pa.array(rows))))
             kept = table.filter(pa.array(~gone))
             self.counters.quarantined.update(kept[s.ERROR].to_pylist())
         else:
-            gone = rows_where(lineage, s.IN_DROPPED, rows)
+            gone = self._part(name, rows_where(lineage, s.IN_DROPPED, rows), table.num_rows)
             kept = self._without_keepers(table.filter(pa.array(~gone)))
             self.counters.dropped.update(zip(kept[s.STAGE].to_pylist(), kept[s.REASON].to_pylist(), strict=True))
         self._removed[s.IN_QUARANTINE if name == QUARANTINE_FILE else s.IN_DROPPED] += int(gone.sum())

@@ -3,12 +3,16 @@
 In: blocks of `schema.PROCESSED` and `dedup.DECISION`, and the split of each kept row. Out: `train/`, `val/`, `test/`,
 `dropped.parquet`, `redactions.parquet`, `quarantine.parquet`, `lineage.parquet`, `review.jsonl`. Rows go to the file
 that the hash of their id names and are sorted there, so that a file's bytes depend on its rows alone.
+
+Memory: a task holds one file, so no file holds much more than `output.rows_per_file` rows. Where a table has more, it
+is a folder of that name (`redactions.parquet/part-00000.parquet`, …), which Parquet readers open like a file. Lineage,
+dropped rows and redactions are cut alike: read as a whole, part after part, they keep the order in which they match.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ftlib.core.storage import join, write_bytes
+from ftlib.core.storage import filesystem, is_uri, join, write_bytes
 from ftlib.data import schema as s
 from ftlib.data.dedup import REVIEW, contains, row_keys
+from ftlib.data.facts import Counts
 from ftlib.data.filter import kept_rows
 from ftlib.data.review import REJECTED, REVIEWED, as_task
-from ftlib.runtime.exchange import exchange
+from ftlib.runtime.exchange import exchange, partition_indices
 from ftlib.text.keyed import KeyedHash, UInt64s
 
 DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE, REVIEW_FILE = (
@@ -74,14 +79,53 @@ def id_hashes(ids: Sequence[str]) -> UInt64s:
     return KeyedHash(b"ftlib", "id partition").uint64s(id_.encode() for id_ in ids)
 
 
-def file_names(num_files: int) -> list[str]:
-    """Paths of all data files below the dataset's folder."""
-    parts = [f"{split}/part-{i:05d}.parquet" for split in s.SPLITS for i in range(num_files)]
-    return [*parts, DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE, REVIEW_FILE]
+@dataclass(frozen=True)
+class Layout:
+    """The files of a dataset: how many each split has, and each table beside the splits."""
+
+    num_files: dict[str, int]
+    """Split or table → number of files. A table of one file is that file, of several a folder."""
+
+    @classmethod
+    def of(cls, counts: Counts, num_files: int, rows_per_file: int) -> "Layout":
+        """The layout that these row counts need: a function of the data and the configuration alone.
+
+        Args:
+            counts: of all rows.
+            num_files: fewest files of a split.
+            rows_per_file: rows beyond which a split or a table gets more files.
+        """
+        num_rows = counts.num_kept + counts.num_dropped + counts.num_quarantined
+        held = sum(n for (stage, _), n in counts.dropped.items() if stage == REVIEW)
+        matched = -(-max(num_rows, sum(counts.findings.values())) // rows_per_file)
+        return cls(
+            {
+                **{split: max(num_files, -(-counts.splits[split] // rows_per_file)) for split in s.SPLITS},
+                **dict.fromkeys((DROPPED_FILE, REDACTIONS_FILE, LINEAGE_FILE), max(1, matched)),
+                QUARANTINE_FILE: max(1, -(-counts.num_quarantined // rows_per_file)),
+                REVIEW_FILE: max(1, -(-held // rows_per_file)),
+            }
+        )
+
+    def files(self, name: str) -> list[str]:
+        """Paths of the files of a split or table below the dataset's folder, in order."""
+        if self.num_files[name] == 1 and name not in s.SPLITS:
+            return [name]
+        suffix = "jsonl" if name == REVIEW_FILE else "parquet"
+        return [f"{name}/part-{i:05d}.{suffix}" for i in range(self.num_files[name])]
+
+    @property
+    def all_files(self) -> list[str]:
+        """Paths of all data files."""
+        return [file for name in self.num_files for file in self.files(name)]
+
+
+Pieces = dict[str, list[pa.Table]]
+"""File → its rows in the blocks of a map task."""
 
 
 def write_files(
-    folder: str, processed: Sequence[Any], decided: Sequence[Any], assignment: Any, num_files: int
+    folder: str, processed: Sequence[Any], decided: Sequence[Any], assignment: Any, layout: Layout
 ) -> list[Any]:
     """Write all data files; references of `(path, sha256, bytes)`.
 
@@ -90,51 +134,76 @@ def write_files(
         processed: references of `schema.PROCESSED` tables.
         decided: references of `DECISION` tables with stored ids.
         assignment: reference of an `Assignment`.
-        num_files: files of each split.
+        layout: which files there are.
     """
     import ray
 
-    names = file_names(num_files)
+    names = layout.all_files
+    if is_uri(folder):
+        _make_folders(folder, names)
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
-        pieces: dict[str, list[pa.Table]] = {name: [] for name in names}
+        pieces: Pieces = {name: [] for name in names}
         for table in tables:
             if s.KEEPER_ROW in table.column_names:
                 dropped = table.filter(pc.is_valid(table[s.STAGE]))
-                pieces[DROPPED_FILE].append(_columns(dropped, s.DROPPED))
-                pieces[LINEAGE_FILE].append(_lineage(dropped, np.full(dropped.num_rows, s.IN_DROPPED, dtype=object)))
+                hashes = id_hashes(dropped[s.ID].to_pylist())
+                places = np.full(dropped.num_rows, s.IN_DROPPED, dtype=object)
+                _spread(pieces, layout.files(DROPPED_FILE), _columns(dropped, s.DROPPED), hashes)
+                _spread(pieces, layout.files(LINEAGE_FILE), _lineage(dropped, places), hashes)
             else:
-                _partition_processed(table, ray.get(assignment), num_files, pieces)
+                _partition_processed(table, ray.get(assignment), layout, pieces)
         return [pa.concat_tables(found) if found else None for found in pieces.values()]
 
     def write(index: int, pieces: list[pa.Table | None]) -> tuple[str, str, int]:
-        content = _encode(names[index], [piece for piece in pieces if piece is not None])
+        content = _encode(names[index].split("/", 1)[0], [piece for piece in pieces if piece is not None])
         write_bytes(join(folder, names[index]), content)
         return names[index], hashlib.sha256(content).hexdigest(), len(content)
 
     return exchange([*processed, *decided], partition, write, len(names))
 
 
-def _partition_processed(
-    table: pa.Table, assignment: Assignment, num_files: int, pieces: dict[str, list[pa.Table]]
-) -> None:
+def _make_folders(folder: str, names: Iterable[str]) -> None:
+    """Nothing on an object store; file systems behind a URI need their folders."""
+    fs, inner = filesystem(folder)
+    for parent in sorted({name.split("/", 1)[0] for name in names if "/" in name}):
+        fs.makedirs(f"{inner.rstrip('/')}/{parent}", exist_ok=True)
+
+
+def _spread(pieces: Pieces, files: Sequence[str], table: pa.Table, hashes: UInt64s) -> None:
+    """Give each row to one of the files by the hash of its id."""
+    if len(files) == 1:
+        pieces[files[0]].append(table)
+        return
+    for file, index in zip(files, partition_indices(hashes, len(files)), strict=True):
+        pieces[file].append(table.take(index))
+
+
+def _partition_processed(table: pa.Table, assignment: Assignment, layout: Layout, pieces: Pieces) -> None:
     table = assignment.weighted(assignment.valid(table))
     splits = assignment.of(table)
-    files = (id_hashes(table[s.ID].to_pylist()) % np.uint64(num_files)).astype(np.int64)
+    hashes = id_hashes(table[s.ID].to_pylist())
+
+    def spread(name: str, chosen: pa.Table, index: np.ndarray) -> None:
+        _spread(pieces, layout.files(name), chosen, hashes[index])
+
     for split, name in enumerate(s.SPLITS):
-        for i in range(num_files):
-            chosen = np.flatnonzero((splits == split) & (files == i))
-            pieces[f"{name}/part-{i:05d}.parquet"].append(_columns(table.take(chosen), s.RECORD))
+        index = np.flatnonzero(splits == split)
+        spread(name, _columns(table.take(index), s.RECORD), index)
     places = np.array([*s.SPLITS, s.IN_DROPPED], dtype=object)[splits]
-    places[table[s.ERROR].is_valid().to_numpy()] = s.IN_QUARANTINE
-    pieces[LINEAGE_FILE].append(_lineage(table, places))
-    broken = table.filter(pc.is_valid(table[s.ERROR]))
-    pieces[QUARANTINE_FILE].append(_quarantined(broken))
-    good = table.filter(pc.is_null(table[s.ERROR]))
-    pieces[REDACTIONS_FILE].append(_redactions(good))
-    pieces[DROPPED_FILE].append(_columns(good.filter(pc.is_valid(good[s.STAGE])), s.DROPPED))
-    held = good.filter(pc.and_(pc.equal(good[s.STAGE], REVIEW), pc.not_equal(good[s.REASON], REJECTED)))
-    pieces[REVIEW_FILE].append(held.append_column(s.POSITION, positions(held)).select([s.ROW, *REVIEWED]))
+    is_broken = table[s.ERROR].is_valid().to_numpy()
+    places[is_broken] = s.IN_QUARANTINE
+    spread(LINEAGE_FILE, _lineage(table, places), np.arange(table.num_rows))
+    broken, good = np.flatnonzero(is_broken), np.flatnonzero(~is_broken)
+    spread(QUARANTINE_FILE, _quarantined(table.take(broken)), broken)
+    redactions, parents = _redactions(table.take(good))
+    spread(REDACTIONS_FILE, redactions, good[parents])
+    dropped = good[table[s.STAGE].is_valid().to_numpy()[good]]
+    spread(DROPPED_FILE, _columns(table.take(dropped), s.DROPPED), dropped)
+    in_review = pc.and_(pc.equal(table[s.STAGE], REVIEW), pc.not_equal(table[s.REASON], REJECTED))
+    held = np.flatnonzero(pc.fill_null(in_review, False).to_numpy() & ~is_broken)
+    review = table.take(held)
+    spread(REVIEW_FILE, review.append_column(s.POSITION, positions(review)).select([s.ROW, *REVIEWED]), held)
 
 
 def _columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -165,16 +234,15 @@ def _lineage(table: pa.Table, places: np.ndarray) -> pa.Table:
     return _columns(table.append_column("num_redactions", found), s.LINEAGE)
 
 
-def _redactions(table: pa.Table) -> pa.Table:
+def _redactions(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """`schema.REDACTIONS` of a `PROCESSED` table, and the row of the table that each finding is in."""
     lists = table[s.FINDINGS].combine_chunks()
     parents = pc.list_parent_indices(lists)
     findings = pa.table(pc.list_flatten(lists).flatten(), names=[field.name for field in s.FINDING_TYPE])
-    return _columns(
-        findings.append_column(s.ROW, table[s.ROW].combine_chunks().take(parents)).append_column(
-            s.ID, table[s.ID].combine_chunks().take(parents)
-        ),
-        s.REDACTIONS,
+    rows = findings.append_column(s.ROW, table[s.ROW].combine_chunks().take(parents)).append_column(
+        s.ID, table[s.ID].combine_chunks().take(parents)
     )
+    return _columns(rows, s.REDACTIONS), parents.to_numpy()
 
 
 _EMPTY = {
@@ -191,7 +259,7 @@ _BY_ID = [(s.ID, "ascending"), (s.ROW, "ascending")]
 
 
 def _encode(name: str, pieces: list[pa.Table]) -> bytes:
-    """The file's content."""
+    """The content of a file of a split or table."""
     if name == REVIEW_FILE:
         return _encode_review(pieces)
     schema = _EMPTY.get(name, s.RECORD)

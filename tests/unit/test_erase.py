@@ -48,10 +48,9 @@ def rows_of(who, start=0):
     ]
 
 
-@pytest.fixture
-def dataset(tmp_path):
+def rows_of_both():
     near = {"stage": "dedup", "reason": "near_duplicate", "score": 0.9}
-    rows = [
+    return [
         *rows_of("ann"),
         *rows_of("bob", 100),
         row("shared", 200, "train", "ann", words=said("ann", 200), findings=["PERSON"] * 3),
@@ -64,7 +63,11 @@ def dataset(tmp_path):
         row("cut", 230, "quarantine", None, error="bad_json", raw=b'{"subject": "ann", "text": "annword'),
         row("cut2", 231, "quarantine", None, error="bad_json", raw=b'{"text": "joanna said'),
     ]
-    return write_case(tmp_path / "data" / "tickets", rows)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_case(tmp_path / "data" / "tickets", rows_of_both())
 
 
 def run(*paths, **values):
@@ -106,6 +109,21 @@ def test_a_person_is_gone_from_every_file_of_the_new_version(dataset):
         "quarantine": 2,
     }
     assert {p.name for p in new.iterdir()} == {p.name for p in dataset.iterdir()}
+
+
+def test_a_person_is_gone_from_tables_in_several_parts(dataset, tmp_path):
+    """The same rows are found and gone whether a table is one file or a folder of parts."""
+    parted = write_case(tmp_path / "parted" / "tickets", rows_of_both(), num_parts=3)
+    one, many = (Path(run(path, subject="ann")["datasets"][0]["new_path"]) for path in (dataset, parted))
+    for name in ("lineage.parquet", "dropped.parquet", "redactions.parquet", "quarantine.parquet"):
+        assert sorted(path.name for path in (many / name).iterdir()) == [
+            f"part-{part:05d}.parquet" for part in range(3)
+        ]
+        left, expected = (pq.read_table(path / name).to_pylist() for path in (many, one))
+        assert sorted(map(str, left)) == sorted(map(str, expected))
+    assert open_prepared(str(many)).manifest["counts"] == open_prepared(str(one)).manifest["counts"]
+    for id_ in ("shared", "bob0", "left3", "cut2", "bob4"):
+        assert trace(str(many), id_) == trace(str(one), id_)
 
 
 def test_files_without_the_person_stay_byte_for_byte(dataset):
