@@ -102,6 +102,25 @@ class PatternConfig(Config):
         return value
 
 
+class NerEngineConfig(Config):
+    """A further NER model. What any of the models finds is redacted."""
+
+    engine: Literal["spacy", "gliner", "transformers"]
+    """What runs it: a spaCy pipeline, GLiNER, or a Hugging Face token classifier."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """A folder that all nodes see, an installed spaCy pipeline, or a Hugging Face id."""
+
+    languages: list[Language] = []
+    """The languages that it reads, as ISO 639-1 codes. Empty: all of them; for a spaCy pipeline, `pii.language`."""
+
+    labels: dict[str, str] = {}
+    """Model label → entity type, for this model only; on top of `pii.ner_labels`."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Confidence from which it is believed. Lower values find more and redact more words that are not personal. spaCy gives no confidence and ignores it."""
+
+
 class PiiConfig(Config):
     """What counts as personal or secret, and what takes its place."""
 
@@ -119,6 +138,18 @@ class PiiConfig(Config):
 
     ner_model: str = "auto"
     """The engine's model. spaCy: a pipeline; `auto` takes `en_core_web_lg` where installed, else the small one. GLiNER and transformers: a folder or Hugging Face id. `none` switches NER off."""
+
+    ner_engines: list[NerEngineConfig] = []
+    """Further NER models that run beside `ner_engine`, for example `[{engine: transformers, model: /models/pii}]`; a value that any of them finds is redacted. Set `ner_engine: none` to run these alone."""
+
+    ner_labels: dict[str, str] = {}
+    """Model label → entity type, for labels that are not known or mean something else in your model, for example `{DEBTOR: PERSON, HOBBY: none}`; `none` leaves a label out. The labels of OpenAI's privacy-filter, NVIDIA's GLiNER-PII, Piiranha, CoNLL and OntoNotes are known. GLiNER is also asked for the labels that you name here."""
+
+    require_ner: bool = False
+    """Quarantine records, as `no_ner`, that no NER model could read because of their language. Otherwise rules alone redact them, and the report counts them."""
+
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs of each redaction process, for `gliner` and `transformers` models; fractions share one GPU, for example 0.25. 0: models run on CPUs."""
 
     models: dict[Language, str] = {}
     """Language → `ner_model` for records in it, for example `{de: de_core_news_sm}`. A record's language is `language` in its row or metadata, else detected."""
@@ -146,6 +177,12 @@ class PiiConfig(Config):
 
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Records that an actor scans at a time. Does not change the result."""
+
+    @model_validator(mode="after")
+    def _ner_is_wanted(self) -> "PiiConfig":
+        if self.require_ner and self.profile in {"fast", "none"}:
+            raise ValueError(f"require_ner needs a profile with NER, which {self.profile} is not: take enterprise")
+        return self
 
     @model_validator(mode="after")
     def _custom_needs_entities(self) -> "PiiConfig":
@@ -415,7 +452,7 @@ class PrepareConfig(JobConfig):
         values = self.resolved()
         for section, names in {
             "input": ["chunk_bytes", "paths", "sql", "connection"],
-            "pii": ["batch_size"],
+            "pii": ["batch_size", "num_gpus"],
             "dedup": ["against"],
             "decontaminate": ["paths"],
             "output": ["path"],

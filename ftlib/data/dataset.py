@@ -202,6 +202,7 @@ def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | 
         "pii_replacement": config.pii.replacement,
         "pii_language": config.pii.language,
         "ner_model": ner,
+        "ner_labels_left_out": _labels_left_out(config),
         "dedup_enabled": config.dedup.enabled,
         "dedup_threshold": config.dedup.threshold,
         "dedup_ngram": config.dedup.ngram,
@@ -220,6 +221,16 @@ def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | 
         "mix_min_genuine": config.mix.min_genuine,
         "seed": config.seed,
     }
+
+
+def _labels_left_out(config: PrepareConfig) -> str:
+    """Labels of NER models that mean nothing here, so that what they mark is not redacted."""
+    from ftlib.text.pii.engines import unmapped_labels
+    from ftlib.text.pii.profiles import needs_ner, profile_entities
+
+    if not needs_ner(config.pii, profile_entities(config.pii)):
+        return ""
+    return ", ".join(label for labels in unmapped_labels(config.pii).values() for label in labels)
 
 
 def _dedup_scheme(config: PrepareConfig) -> dict[str, Any]:

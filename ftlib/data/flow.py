@@ -123,8 +123,9 @@ class Flow:
         self._config, self._key, self._tasks, self._folder = config, key, tasks, folder
         self._answers = answers
         self._decisions: dict[int, Decision] = {}
-        cpus = cluster_resources().get("CPU", 1.0)
-        self._resources = passes.share_cpus(cpus, config.execution.num_workers)
+        cluster = cluster_resources()
+        shared = passes.share_cpus(cluster.get("CPU", 1.0), config.execution.num_workers)
+        self._resources = passes.share_gpus(shared, cluster.get("GPU", 0.0), config.pii)
         self._references = references or References()
         self._sign = SignSettings(
             config.dedup,

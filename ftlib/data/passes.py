@@ -56,6 +56,18 @@ def share_cpus(total_cpus: float, num_workers: int | None) -> Resources:
     return Resources(workers, per_actor, per_task, chosen=num_workers is not None)
 
 
+def share_gpus(resources: Resources, gpus: float, config: PiiConfig) -> Resources:
+    """As many redaction actors as the cluster's GPUs allow. Raises UserError where there is no GPU for one."""
+    if not config.num_gpus:
+        return resources
+    if config.num_gpus > gpus:
+        raise UserError(
+            f"pii.num_gpus={config.num_gpus:g}: the cluster has {gpus:g} GPUs, so no redaction process could start; "
+            "lower it, or set pii.num_gpus=0 to run the models on CPUs"
+        )
+    return replace(resources, num_actors=max(1, min(resources.num_actors, int(gpus / config.num_gpus))))
+
+
 def configure_ray_data() -> None:
     """Quiet and small: defaults of Ray Data are for clusters of hundreds of CPUs."""
     from ray.data import DataContext
@@ -112,6 +124,7 @@ def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) 
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=resources.num_actors, initial_size=resources.num_actors),
         num_cpus=resources.cpus_per_actor,
+        num_gpus=config.num_gpus or None,
     )
 
 

@@ -5,7 +5,6 @@ known before Ray starts; a second run of the same work returns the first one's r
 """
 
 import hashlib
-import importlib.util
 import time
 from typing import Any
 
@@ -82,22 +81,17 @@ def check_pii(config: PiiConfig) -> str:
     if config.profile == "none":
         logger.warning("pii.profile is none: nothing will be redacted")
         return "none"
-    from ftlib.text.pii.engines import resolve_engine
+    from ftlib.text.pii.engines import described, unmapped_labels
     from ftlib.text.pii.profiles import needs_ner, profile_entities
 
     if not needs_ner(config, profile_entities(config)):
         return "none"
-    models = [resolve_engine(config, language) for language in sorted({config.language, *config.models})]
-    if config.ner_engine == "spacy":
-        return ", ".join(_with_version(model) for model in models if model) or "none"
-    return ", ".join(f"{config.ner_engine} {model}" for model in models if model) or "none"
-
-
-def _with_version(package: str) -> str:
-    """A spaCy package with the version in its metadata."""
-    spec = importlib.util.find_spec(package)
-    folder = next(iter(spec.submodule_search_locations or ()), "") if spec else ""
-    return f"{package} {read_json(join(folder, 'meta.json'))['version']}"
+    for model, labels in unmapped_labels(config).items():
+        logger.warning(
+            "%s: its labels %s are not known and not redacted; pii.ner_labels says what they mean",
+            model, ", ".join(labels),
+        )  # fmt: skip
+    return described(config)
 
 
 def check_output(path: str) -> None:

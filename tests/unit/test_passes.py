@@ -2,7 +2,9 @@
 
 import pytest
 
-from ftlib.data.passes import share_cpus
+from ftlib.config.prepare import PiiConfig
+from ftlib.core.errors import UserError
+from ftlib.data.passes import share_cpus, share_gpus
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 64])
@@ -16,3 +18,12 @@ def test_few_rows_get_few_actors_unless_their_number_was_given():
     by_default, chosen = share_cpus(4, None), share_cpus(4, 3)
     assert [by_default.for_rows(rows).num_actors for rows in (0, 5, 1_000, 10**6)] == [1, 1, 2, 4]
     assert [chosen.for_rows(rows).num_actors for rows in (0, 5, 10**6)] == [3, 3, 3]
+
+
+def test_actors_share_the_gpus_and_none_is_an_error_before_work():
+    shared = share_cpus(64, None)
+    assert share_gpus(shared, 0, PiiConfig()) == shared
+    assert share_gpus(shared, 4, PiiConfig(num_gpus=0.5)).num_actors == 8
+    assert share_gpus(shared, 1, PiiConfig(num_gpus=1)).num_actors == 1
+    with pytest.raises(UserError, match=r"pii\.num_gpus=1: the cluster has 0 GPUs"):
+        share_gpus(shared, 0, PiiConfig(num_gpus=1))

@@ -69,8 +69,8 @@ def test_findings_do_not_depend_on_the_batch(enterprise):
 
 def test_equal_texts_are_analysed_once(enterprise, monkeypatch):
     seen: list[str] = []
-    inner = enterprise._ner["en"].find
-    monkeypatch.setattr(enterprise._ner["en"], "find", lambda texts: seen.extend(texts) or inner(texts))
+    inner = enterprise._ner.find
+    monkeypatch.setattr(enterprise._ner, "find", lambda texts, own: seen.extend(texts) or inner(texts, own))
     first, second, _ = enterprise.analyze([TEXTS[0], TEXTS[0], TEXTS[2]])
     assert seen == [TEXTS[0], TEXTS[2]]
     assert first == second
@@ -95,7 +95,7 @@ def test_ner_finds_names_without_cues_and_fast_does_without_it(enterprise):
     kinds = {item.entity for item in enterprise.analyze([text])[0]}
     assert kinds == {"PERSON", "LOCATION"}
     fast = PiiAnalyzer(PiiConfig(profile="fast"))
-    assert fast._ner == {}
+    assert not fast.uses_ner
     assert fast.versions()["ner_model"] == "none"
     assert enterprise.versions()["ner_model"].startswith("en_core_web")
 

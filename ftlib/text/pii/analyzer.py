@@ -12,6 +12,7 @@ prefilter); 6.5 ms for the small English pipeline with tickets of 180.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from ftlib.config.prepare import PiiConfig
 from ftlib.core.fingerprints import package_versions
@@ -19,7 +20,7 @@ from ftlib.text.pii.address import address_recognizers
 from ftlib.text.pii.contact import contact_recognizers
 from ftlib.text.pii.credentials import credential_recognizers
 from ftlib.text.pii.dates import date_recognizers
-from ftlib.text.pii.engines import NameFinder, build_engine
+from ftlib.text.pii.engines import NerEngines
 from ftlib.text.pii.finding import Finding, merge_findings
 from ftlib.text.pii.fold import Folded, fold, folded
 from ftlib.text.pii.labelled import labelled_recognizers
@@ -79,10 +80,7 @@ class PiiAnalyzer:
             if not isinstance(recognizer, ExpressionRecognizer) and self._entities & set(recognizer.supported_entities)
         ]
         self._allowed = {_folded(value) for value in config.allow_list}
-        self._ner: dict[str, NameFinder | None] = {}
-        if needs_ner(config, self._entities):
-            for language in sorted({config.language, *config.models}):
-                self._ner[language] = build_engine(config, language)
+        self._ner = NerEngines(config, None if needs_ner(config, self._entities) else ())
 
     @property
     def entities(self) -> frozenset[str]:
@@ -92,31 +90,32 @@ class PiiAnalyzer:
     @property
     def uses_ner(self) -> bool:
         """Whether names are found by a model, too."""
-        return any(self._ner.values())
+        return bool(self._ner)
+
+    def reads(self, language: str | None) -> bool:
+        """Whether an NER model reads texts in this language; None and `und` count as `pii.language`."""
+        return self._ner.reads(self._ner.language(language))
 
     def versions(self) -> dict[str, str]:
         """The NER pipeline with its version, and the versions of the libraries that decide findings."""
         libraries = package_versions(("presidio-analyzer", "phonenumbers", "spacy"))
-        engines = ", ".join(engine.version for _, engine in sorted(self._ner.items()) if engine)
-        return {"ner_model": engines or "none", **libraries}
+        return {"ner_model": self._ner.version, **libraries}
 
-    def analyze(self, texts: Sequence[str], languages: Sequence[str] | None = None) -> list[list[Finding]]:
+    def analyze(self, texts: Sequence[str], languages: Sequence[str | None] | None = None) -> list[list[Finding]]:
         """Findings of each text: sorted, disjoint, offsets in characters. Equal texts are analysed once.
 
         Args:
             texts: What to scan.
-            languages: Language of each text; one that `pii.models` does not name, or None, counts as `pii.language`.
+            languages: Language of each text; None and `und` count as `pii.language`. One that no NER model reads has
+                rules alone.
         """
-        default = self._config.language
-        spoken = [language if language in self._ner else default for language in languages or [default] * len(texts)]
+        spoken = [self._ner.language(language) for language in languages or [None] * len(texts)]
         keys = list(zip(texts, spoken, strict=True))
         found: dict[tuple[str, str], list[Finding]] = {}
         for language in sorted(set(spoken)):
             distinct = list(dict.fromkeys(text for text, own in keys if own == language and text and self._entities))
             copies = [fold(text) for text in distinct]
-            engine = self._ner.get(language)
-            prose = [copy.prose for copy in copies]
-            named = find_names(engine.find, prose) if engine and prose else [[] for _ in prose]
+            named = find_names(partial(self._ner.find, language=language), [copy.prose for copy in copies])
             for text, copy, names in zip(distinct, copies, named, strict=True):
                 found[text, language] = _placed(copy, self._combine(copy.text, names))
         return [list(found.get(key, [])) for key in keys]

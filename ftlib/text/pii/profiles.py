@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from ftlib.config.prepare import PiiConfig
 from ftlib.core.errors import UserError
+from ftlib.text.pii.ner_labels import NONE
 
 # HIPAA Safe Harbor's 18 identifiers, 45 CFR 164.514(b)(2); the last of them is "any other unique identifying number".
 SAFE_HARBOR = frozenset({
@@ -24,11 +25,13 @@ _PROFILES: dict[str, frozenset[str]] = {
 
 
 def profile_entities(config: PiiConfig) -> frozenset[str]:
-    """The entity types to redact: the profile's, or `pii.entities`, and those of own patterns and deny lists.
+    """The entity types to redact: the profile's, or `pii.entities`, and those of own patterns, deny lists and labels.
 
     Raises UserError for an entity type that nothing detects, with the nearest that exists.
     """
-    own = {pattern.entity for pattern in config.patterns} | set(config.deny_list)
+    labels = [config.ner_labels, *(engine.labels for engine in config.ner_engines)]
+    named = {entity for own_labels in labels for entity in own_labels.values()} - {NONE} - ENTERPRISE
+    own = {pattern.entity for pattern in config.patterns} | set(config.deny_list) | named
     if config.profile == "none":
         return frozenset()
     if config.entities is None:
@@ -40,8 +43,12 @@ def profile_entities(config: PiiConfig) -> frozenset[str]:
 
 
 def needs_ner(config: PiiConfig, entities: Iterable[str]) -> bool:
-    """Whether an NER pipeline has anything to do."""
-    return config.profile not in {"fast", "none"} and bool({"PERSON", "LOCATION", "ORGANIZATION"} & set(entities))
+    """Whether an NER model has anything to do: stock spaCy pipelines find names alone, others all kinds of values."""
+    wanted = set(entities)
+    if config.profile in {"fast", "none"}:
+        return False
+    names_alone = config.ner_engine in {"spacy", "none"} and not (config.ner_labels or config.ner_engines)
+    return bool({"PERSON", "LOCATION", "ORGANIZATION"} & wanted if names_alone else wanted)
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
