@@ -70,7 +70,7 @@ def test_findings_do_not_depend_on_the_batch(enterprise):
 def test_equal_texts_are_analysed_once(enterprise, monkeypatch):
     seen: list[str] = []
     inner = enterprise._ner.find
-    monkeypatch.setattr(enterprise._ner, "find", lambda texts, own: seen.extend(texts) or inner(texts, own))
+    monkeypatch.setattr(enterprise._ner, "find", lambda texts, language: seen.extend(texts) or inner(texts, language))
     first, second, _ = enterprise.analyze([TEXTS[0], TEXTS[0], TEXTS[2]])
     assert seen == [TEXTS[0], TEXTS[2]]
     assert first == second
