@@ -11,7 +11,7 @@ candidates' hashes take part in the third. Each reducer sorts by row key, so the
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,12 @@ import pyarrow.compute as pc
 
 from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
-from ftlib.data.sign import MEANINGS, ORDER
+from ftlib.data.common import NOTHING, Common, find_common, shingles_of
+from ftlib.data.sign import MEANINGS, ORDER, WORDS
 from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree_reduce
+from ftlib.text.common import Parts
 from ftlib.text.components import forest, members, nearest_reference, star_edges, verify
+from ftlib.text.counters import NUM_COUNTERS
 from ftlib.text.keyed import UInt64s
 from ftlib.text.minhash import Shingles
 from ftlib.text.symbols import Meanings
@@ -157,18 +160,23 @@ def find_near(
     preferred: Any,
     without: Any,
     first_reference: int | None = None,
+    common: Common | None = None,
 ) -> list[Any]:
     """Near-duplicates among the rows that are not in `without`; references of `DECISION` tables.
 
     Rows with stage `dedup` are dropped in favour of their keeper; those without a stage are links. Rows from the key
-    `first_reference` on are a reference corpus: given it, only near-duplicates of these are dropped.
+    `first_reference` on are a reference corpus: given it, only near-duplicates of these are dropped. `common`: text
+    that most records of a source share, see `data.common`.
     """
     import ray
 
+    shared = ray.put(common or NOTHING)
+    looked_at = [s.ROW, "bands", *((s.SOURCE, WORDS, "shingles") if common else ())]
+
     def partition(tables: list[pa.Table]) -> list[tuple[UInt64s, UInt64s]]:
-        table = _present(tables, ray.get(without), [s.ROW, "bands"])
-        keys = pc.list_flatten(table["bands"]).to_numpy()
-        rows = np.repeat(row_keys(table), len(keys) // max(table.num_rows, 1))
+        table = _present(tables, ray.get(without), looked_at)
+        keys, offsets = _band_keys(table, ray.get(shared), config)
+        rows = np.repeat(row_keys(table), np.diff(offsets))
         return [(keys[index], rows[index]) for index in partition_indices(keys, num_partitions)]
 
     def edges(index: int, pieces: list[tuple[UInt64s, UInt64s]]) -> np.ndarray:
@@ -182,7 +190,7 @@ def find_near(
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
         rows, roots = members(ray.get(merged))
-        columns = [*s.IDENTITY.names, "label_hash", ORDER, *MEANINGS, "bands", "shingles"]
+        columns = [*s.IDENTITY.names, "label_hash", ORDER, *MEANINGS, WORDS, "bands", "shingles"]
         table = _present(tables, ray.get(without), columns, among=rows)
         root = roots[np.searchsorted(rows, row_keys(table))]
         table = table.append_column("root", pa.array(root))
@@ -190,11 +198,43 @@ def find_near(
 
     def decide(index: int, pieces: list[pa.Table]) -> pa.Table:
         table = _in_order(pieces, ray.get(preferred))
+        if not table.num_rows:
+            return DECISION.empty_table()
+        found = _Candidates.of(table, ray.get(shared), config)
         if first_reference is not None:
-            return _reference_rows(table, config.threshold, first_reference)
-        return _near_rows(table, config.threshold, config.drop_above)
+            return _reference_rows(found, config.threshold, first_reference)
+        return _near_rows(found, config.threshold, config.drop_above)
 
     return exchange(blocks, candidates, decide, num_partitions)
+
+
+def common_text(blocks: Sequence[Any], num_partitions: int, without: Any) -> Common:
+    """Text that most records of a source share, among the rows that are not in `without` (a reference)."""
+    import ray
+
+    def present(tables: list[pa.Table], columns: Sequence[str]) -> pa.Table:
+        return _present(tables, ray.get(without), columns)
+
+    return find_common(blocks, num_partitions, present)
+
+
+def _parts(table: pa.Table, common: Common, config: DedupConfig) -> Parts | None:
+    """Shingle sets cut by what is common; None without common text."""
+    if not common or not table.num_rows:
+        return None
+    expected = common.expected(table[s.SOURCE].to_pylist())
+    sketches = np.frombuffer(b"".join(table[WORDS].to_pylist()), dtype=np.int16).reshape(-1, NUM_COUNTERS)
+    return Parts.of(shingles_of(table), common.values, expected, sketches, config.ngram)
+
+
+def _band_keys(table: pa.Table, common: Common, config: DedupConfig) -> tuple[UInt64s, np.ndarray]:
+    """All band keys of a table's rows, and where those of each row begin; int64 [num_rows + 1]."""
+    keys = pc.list_flatten(table["bands"]).to_numpy()
+    num_bands = len(keys) // max(table.num_rows, 1)
+    parts = _parts(table, common, config)
+    if parts is None:
+        return keys, np.arange(table.num_rows + 1) * num_bands
+    return parts.bands(keys.reshape(table.num_rows, num_bands), config.num_permutations, config.scheme)
 
 
 def follow_keepers(equal: Sequence[Any], near: Sequence[Any]) -> list[Any]:
@@ -235,45 +275,61 @@ def _follow(table: pa.Table, lookup: pa.Table) -> pa.Table:
 
 
 @dataclass(frozen=True)
+class _Component:
+    """One candidate component."""
+
+    rows: slice
+    shingles: Shingles
+    bands: list[UInt64s]
+    meanings: Meanings
+    parts: Parts | None
+
+
+@dataclass(frozen=True)
 class _Candidates:
     """Candidate components of a partition, one after the other, each in order of preference."""
 
     table: pa.Table
     shingles: Shingles
-    bands: UInt64s
+    bands: list[UInt64s]
     meanings: Meanings
+    parts: Parts | None
     cuts: list[int]
     """Where components begin, and the number of rows."""
 
     @classmethod
-    def of(cls, table: pa.Table) -> "_Candidates":
+    def of(cls, table: pa.Table, common: Common, config: DedupConfig) -> "_Candidates":
         """Sort a partition's rows by component."""
         table = table.take(np.argsort(table["root"].to_numpy(), kind="stable")).combine_chunks()
-        lists = table["shingles"].combine_chunks()
-        offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(), dtype=np.int64)])
-        bands = pc.list_flatten(table["bands"]).to_numpy().reshape(table.num_rows, -1)
-        cuts = [0, *(np.flatnonzero(np.diff(table["root"].to_numpy())) + 1).tolist(), table.num_rows]
+        keys, offsets = _band_keys(table, common, config)
+        bands = [keys[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
         meanings = Meanings(*(table[name].to_numpy() for name in MEANINGS))
-        return cls(table, Shingles(pc.list_flatten(lists).to_numpy(), offsets), bands, meanings, cuts)
+        cuts = [0, *(np.flatnonzero(np.diff(table["root"].to_numpy())) + 1).tolist(), table.num_rows]
+        return cls(table, shingles_of(table), bands, meanings, _parts(table, common, config), cuts)
 
-    def components(self) -> Iterator[tuple[slice, Shingles, UInt64s, Meanings]]:
-        """Rows, shingle sets, band keys and meanings of each component."""
+    def components(self) -> Iterator[_Component]:
+        """Each component, in the order of the rows."""
         for start, stop in itertools.pairwise(self.cuts):
             part = Shingles(self.shingles.values, self.shingles.offsets[start : stop + 1])
-            own = slice(start, stop)
-            yield own, part, self.bands[own], self.meanings.take(own)
+            rows = slice(start, stop)
+            own = None
+            if self.parts is not None:
+                own = replace(
+                    self.parts, shingles=part, templated=self.parts.templated[rows], sketches=self.parts.sketches[rows]
+                )
+            yield _Component(rows, part, self.bands[rows], self.meanings.take(rows), own)
 
 
-def _near_rows(table: pa.Table, threshold: float, drop_above: float | None) -> pa.Table:
+def _near_rows(found: _Candidates, threshold: float, drop_above: float | None) -> pa.Table:
     """Verdicts on all candidate components of a partition, whose rows come in order of preference."""
-    if not table.num_rows:
-        return DECISION.empty_table()
-    found = _Candidates.of(table)
     table, labels = found.table, found.table["label_hash"].to_numpy()
     own = np.arange(table.num_rows)
     keeper, group, score = own.copy(), own.copy(), np.ones(table.num_rows)
-    for rows, shingles, bands, meanings in found.components():
-        verdict = verify(shingles, bands, labels[rows], threshold, drop_above, meanings=meanings)
+    for item in found.components():
+        rows = item.rows
+        verdict = verify(
+            item.shingles, item.bands, labels[rows], threshold, drop_above, meanings=item.meanings, parts=item.parts
+        )
         keeper[rows], group[rows] = verdict.keeper + rows.start, verdict.group + rows.start
         score[rows] = verdict.score
     unknown = np.full(table.num_rows, np.nan)
@@ -282,15 +338,15 @@ def _near_rows(table: pa.Table, threshold: float, drop_above: float | None) -> p
     return pa.concat_tables([dropped, links])
 
 
-def _reference_rows(table: pa.Table, threshold: float, first_reference: int) -> pa.Table:
+def _reference_rows(found: _Candidates, threshold: float, first_reference: int) -> pa.Table:
     """Rows of a partition that are near-duplicates of a reference row, whatever the labels."""
-    if not table.num_rows:
-        return DECISION.empty_table()
-    found = _Candidates.of(table)
     is_reference = row_keys(found.table) >= np.uint64(first_reference)
     keeper, score = np.full(found.table.num_rows, -1), np.zeros(found.table.num_rows)
-    for rows, shingles, bands, meanings in found.components():
-        nearest, score[rows] = nearest_reference(shingles, bands, is_reference[rows], threshold, meanings=meanings)
+    for item in found.components():
+        rows = item.rows
+        nearest, score[rows] = nearest_reference(
+            item.shingles, item.bands, is_reference[rows], threshold, meanings=item.meanings, parts=item.parts
+        )
         keeper[rows] = np.where(nearest >= 0, nearest + rows.start, -1)
     alike = np.flatnonzero(keeper >= 0)
     return decisions(found.table, np.maximum(keeper, 0), score, DEDUP, REFERENCE).take(alike)

@@ -44,6 +44,7 @@ from ftlib.data.blocks import (
 from ftlib.data.decontaminate import dropped_rows, overlap_with_test
 from ftlib.data.dedup import (
     REVIEW,
+    common_text,
     contains,
     find_equal,
     find_near,
@@ -198,13 +199,15 @@ class Flow:
         corpus = passes.run_pass(
             passes.signed(tables, self._sign, self._resources), "reading and hashing dedup.against", None
         )
+        both = [*signatures, *corpus]
         near = find_near(
-            [*signatures, *corpus],
+            both,
             self._config.dedup,
             self._partitions,
             preferred=none,
             without=none,
             first_reference=references.first_row,
+            common=common_text(both, self._partitions, none),
         )
         return summarise(near)
 
@@ -257,7 +260,8 @@ class Flow:
         equal = find_equal(signatures, self._partitions, conflicts=conflicts, preferred=first, without=ray.put(without))
         settled = collect(map_blocks(equal, lambda tables: row_keys(pa.concat_tables(tables))), "comparing records")
         out = ray.put(np.union1d(without, np.concatenate([NO_ROWS, *settled])))
-        near = find_near(signatures, config.dedup, self._partitions, preferred=first, without=out)
+        common = common_text(signatures, self._partitions, out)
+        near = find_near(signatures, config.dedup, self._partitions, preferred=first, without=out, common=common)
         blocks = [*follow_keepers(equal, near), *near]
         if config.dedup.enabled and config.dedup.action == "drop":
             return summarise(blocks)
@@ -395,7 +399,8 @@ class Flow:
 
         signatures = map_blocks(processed, sign_kept)
         none = ray.put(NO_ROWS)
-        near = find_near(signatures, config.dedup, self._partitions, preferred=none, without=none)
+        common = common_text(signatures, self._partitions, none)
+        near = find_near(signatures, config.dedup, self._partitions, preferred=none, without=none, common=common)
         return summarise(near).links
 
     @staticmethod

@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,13 @@ from ftlib.data import schema as s
 from ftlib.data.metadata import canonical, to_seconds, value_at
 from ftlib.data.overlap import NOTHING, Overlap
 from ftlib.data.records import INSTRUCTING, is_bad_answer_alone, said
+from ftlib.text.counters import MAX_CHARS, SKETCH_BYTES, word_sketches
 from ftlib.text.keyed import KeyedHash, UInt64s
-from ftlib.text.minhash import Scheme, Shingles, band_keys, choose_bands, shingle, signatures
+from ftlib.text.minhash import Scheme, Shingles, band_keys, choose_bands, shingle_words, signatures
 from ftlib.text.normalize import normalize_all
 from ftlib.text.quality import quality
 from ftlib.text.symbols import Meanings, cased_units
+from ftlib.text.words import hash_words
 
 NO_TIME = -(2**62)
 _LONG_CHARS = 1000
@@ -32,6 +34,7 @@ _REMEMBERED_CHARS = 16_000_000
 ORDER, GROUP, SPLIT_TIME, FILTER_TIME, OVERLAP = "order", "group_hash", "split_time", "filter_time", "overlap"
 MEANINGS = ("symbols_hash", "skeleton_hash", "values_hash", "operators_hash")
 """Columns of `text.symbols.Meanings`, in its order."""
+WORDS = "words"
 
 SIGNATURE = pa.schema(
     [
@@ -47,6 +50,7 @@ SIGNATURE = pa.schema(
         (FILTER_TIME, pa.int64()),
         (OVERLAP, pa.uint8()),
         *((name, pa.uint64()) for name in MEANINGS),
+        (WORDS, pa.binary(SKETCH_BYTES)),
         ("bands", pa.list_(pa.uint64())),
         ("shingles", pa.list_(pa.uint64())),
     ]
@@ -54,7 +58,8 @@ SIGNATURE = pa.schema(
 """`outcome_hash`: of answer and label. `exact_hash`: of all that a record says. Rows that could not be read are
 `broken` and have no hashes. `order`: of two records of a cluster the one with the smaller is kept. `group_hash` (0:
 none) and the times (seconds, `NO_TIME` without a date) are of the metadata fields that the configuration names;
-`overlap`: a code of `data.overlap` for the benchmarks. `MEANINGS`: what shingles leave out."""
+`overlap`: a code of `data.overlap` for the benchmarks. `MEANINGS`: what shingles leave out. `words`: a sketch of
+`text.counters`."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,8 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     whole = ["\n".join(part) for part in parts]
     distinct = {text: number for number, text in enumerate(dict.fromkeys(whole))}
     copy = np.array([distinct[text] for text in whole], dtype=np.int64)
-    shingles, keys = _sketcher(settings.key, config.threshold, config.num_permutations, config.ngram, config.scheme)(
-        list(distinct)
-    )
+    sketcher = _sketcher(settings.key, config.threshold, config.num_permutations, config.ngram, config.scheme)
+    shingles, keys, words = sketcher(list(distinct))
     meanings = Meanings.of(list(distinct), KeyedHash(settings.key, "symbols"))
     columns = {
         "broken": broken,
@@ -104,6 +108,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
         if len(settings.benchmarks.texts)
         else np.zeros(len(parts), dtype=np.uint8),
         **dict(zip(MEANINGS, meanings.take(copy).columns, strict=True)),
+        WORDS: pa.array([sketch.tobytes() for sketch in words[copy]], pa.binary(SKETCH_BYTES)),
         "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, keys.shape[-1])).take(pa.array(copy)),
         "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
     }
@@ -111,35 +116,56 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     return pa.table(arrays, schema=SIGNATURE)
 
 
+class _Sketches(NamedTuple):
+    """What deduplication compares of texts."""
+
+    shingles: Shingles
+    keys: UInt64s
+    """Band keys; uint64 [num_texts, num_bands]."""
+    words: np.ndarray
+    """int16 [num_texts, 64]: of `text.counters`."""
+
+    def of(self, number: int) -> tuple[UInt64s, UInt64s, np.ndarray]:
+        """Those of one text."""
+        return self.shingles.of(number), self.keys[number], self.words[number]
+
+
 class _Sketcher:
-    """Shingles and band keys of texts. Long texts of the last blocks are remembered: exports repeat whole documents."""
+    """Sketches of texts. Long texts of the last blocks are remembered: exports repeat whole documents."""
 
     def __init__(self, key: bytes, threshold: float, num_permutations: int, ngram: int, scheme: Scheme) -> None:
         self._hasher, self._ngram = KeyedHash(key, "token"), ngram
         self._permutations, self._scheme = num_permutations, scheme
         self._bands = choose_bands(threshold, num_permutations)
-        self._known: dict[str, tuple[UInt64s, UInt64s]] = {}
+        self._known: dict[str, tuple[UInt64s, UInt64s, np.ndarray]] = {}
         self._num_chars = 0
 
-    def __call__(self, texts: Sequence[str]) -> tuple[Shingles, UInt64s]:
-        """Shingles of each text, and band keys; uint64 [num_texts, num_bands]."""
+    def __call__(self, texts: Sequence[str]) -> _Sketches:
+        """Sketches of each text."""
         new = [text for text in texts if text not in self._known]
-        shingles = shingle(new, self._ngram, self._hasher)
-        keys = band_keys(signatures(shingles, self._permutations, self._scheme), *self._bands)
+        made = self._sketch(new)
         if len(new) < len(texts):
-            fresh = {text: (shingles.of(number), keys[number]) for number, text in enumerate(new)}
+            fresh = {text: made.of(number) for number, text in enumerate(new)}
             found = [fresh[text] if text in fresh else self._known[text] for text in texts]
-            offsets = np.concatenate([[0], np.cumsum([len(values) for values, _ in found], dtype=np.int64)])
-            together = Shingles(np.concatenate([values for values, _ in found]), offsets)
-            self._remember(new, shingles, keys)
-            return together, np.stack([item for _, item in found])
-        self._remember(new, shingles, keys)
-        return shingles, keys
+            values, keys, words = zip(*found, strict=True)
+            offsets = np.concatenate([[0], np.cumsum(list(map(len, values)), dtype=np.int64)])
+            self._remember(new, made)
+            return _Sketches(Shingles(np.concatenate(values), offsets), np.stack(keys), np.stack(words))
+        self._remember(new, made)
+        return made
 
-    def _remember(self, texts: Sequence[str], shingles: Shingles, keys: UInt64s) -> None:
+    def _sketch(self, texts: Sequence[str]) -> _Sketches:
+        tokens, bounds = hash_words(texts, self._hasher)
+        shingles = shingle_words(tokens, bounds, self._ngram)
+        keys = band_keys(signatures(shingles, self._permutations, self._scheme), *self._bands)
+        short = np.array([len(text) <= MAX_CHARS for text in texts], dtype=bool)
+        return _Sketches(shingles, keys, word_sketches(tokens, bounds, short))
+
+    def _remember(self, texts: Sequence[str], made: _Sketches) -> None:
         for number, text in enumerate(texts):
             if len(text) >= _LONG_CHARS:
-                self._known[text] = shingles.of(number).copy(), keys[number].copy()
+                shingles, keys, words = made.of(number)
+                self._known[text] = shingles.copy(), keys.copy(), words.copy()
                 self._num_chars += len(text)
         while self._num_chars > _REMEMBERED_CHARS:
             oldest = next(iter(self._known))

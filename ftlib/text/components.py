@@ -5,12 +5,15 @@ pairs: a bucket of m documents gives m - 1 star edges, and a document is compare
 bucket with it, at most twice `MAX_WITNESSES` of them for each bucket.
 """
 
+import functools
 import itertools
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ftlib.text.common import Parts
 from ftlib.text.keyed import UInt64s
 from ftlib.text.minhash import Shingles, jaccard
 from ftlib.text.symbols import Meanings
@@ -80,12 +83,13 @@ class Clusters:
 
 def verify(
     shingles: Shingles,
-    bands: UInt64s,
+    bands: Sequence[UInt64s] | np.ndarray,
     labels: np.ndarray,
     threshold: float,
     drop_above: float | None = None,
     *,
     meanings: Meanings | None = None,
+    parts: Parts | None = None,
 ) -> Clusters:
     """Decide for documents in order of preference which are near-duplicates of an earlier one.
 
@@ -97,14 +101,16 @@ def verify(
 
     Args:
         shingles: the documents' shingle sets.
-        bands: uint64 [num_docs, num_bands].
+        bands: uint64, the band keys of each document.
         labels: [num_docs]; documents whose labels differ never stand for each other.
         threshold: smallest similarity of near-duplicates.
         drop_above: smallest similarity at which one is dropped; `threshold` by default.
         meanings: what the shingles leave out; by default nothing.
+        parts: the same shingle sets, cut by what the records of a source have in common; by default nothing.
     """
     drop_above = threshold if drop_above is None else drop_above
     count = len(shingles)
+    alike = _comparison(shingles, threshold, parts)
     keeper, score = np.arange(count), np.ones(count)
     parents = list(range(count))
     buckets: dict[int, _Bucket] = defaultdict(_Bucket)
@@ -113,12 +119,12 @@ def verify(
         similarity: dict[int, float] = {}
         for other in itertools.chain.from_iterable(bucket.kept for bucket in shared):
             if other not in similarity:
-                similarity[other] = jaccard(shingles.of(document), shingles.of(other))
+                similarity[other] = alike(document, other)
                 if similarity[other] >= threshold:
                     _union(parents, document, other)
         for other in itertools.chain.from_iterable(bucket.dropped for bucket in shared):
             if other not in similarity and _find(parents, other) != _find(parents, document):
-                similarity[other] = jaccard(shingles.of(document), shingles.of(other))
+                similarity[other] = alike(document, other)
                 if similarity[other] >= threshold:
                     _union(parents, document, other)
         keepers = [
@@ -139,27 +145,37 @@ def verify(
     return Clusters(keeper, score, np.array([_find(parents, document) for document in range(count)], dtype=np.int64))
 
 
+def _comparison(shingles: Shingles, threshold: float, parts: Parts | None) -> Callable[[int, int], float]:
+    """The similarity of two documents, by their numbers."""
+    if parts is None:
+        return lambda left, right: jaccard(shingles.of(left), shingles.of(right))
+    return functools.partial(parts.alike, threshold=threshold)
+
+
 def nearest_reference(
     shingles: Shingles,
-    bands: UInt64s,
+    bands: Sequence[UInt64s] | np.ndarray,
     is_reference: np.ndarray,
     threshold: float,
     *,
     meanings: Meanings | None = None,
+    parts: Parts | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each document that is none of a reference corpus, the most similar one that is.
 
     Args:
         shingles: the documents' shingle sets.
-        bands: uint64 [num_docs, num_bands]; documents are compared where they share a bucket.
+        bands: uint64, the band keys of each document; documents are compared where they share a bucket.
         is_reference: bool [num_docs].
         threshold: smallest similarity that counts.
         meanings: what the shingles leave out: documents that differ in it are not alike.
+        parts: as for `verify`.
 
     Returns:
         int64 [num_docs]: index of the reference document, -1 without one; float64 [num_docs]: the similarity, or 0.
     """
     nearest, score = np.full(len(shingles), -1), np.zeros(len(shingles))
+    alike = _comparison(shingles, threshold, parts)
     buckets: dict[int, list[int]] = defaultdict(list)
     for reference in np.flatnonzero(is_reference).tolist():
         for key in bands[reference].tolist():
@@ -168,7 +184,7 @@ def nearest_reference(
     for document in np.flatnonzero(~is_reference).tolist():
         shared = {other for key in bands[document].tolist() for other in buckets.get(key, ())}
         for other in sorted(shared):
-            value = jaccard(shingles.of(document), shingles.of(other))
+            value = alike(document, other)
             if meanings is not None and meanings.differ(document, other, value):
                 continue
             if value >= threshold and value > score[document]:

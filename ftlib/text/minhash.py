@@ -53,7 +53,11 @@ class Shingles:
 
 def shingle(texts: Sequence[str], ngram: int, hasher: KeyedHash) -> Shingles:
     """Hash the word n-grams of each text."""
-    tokens, bounds = hash_words(texts, hasher)
+    return shingle_words(*hash_words(texts, hasher), ngram)
+
+
+def shingle_words(tokens: UInt64s, bounds: np.ndarray, ngram: int) -> Shingles:
+    """Combine hashed words, as `hash_words` gives them, to n-grams."""
     grams = _polynomial(tokens, ngram)
     parts: list[UInt64s] = []
     for start, stop in itertools.pairwise(bounds.tolist()):
