@@ -5,7 +5,6 @@ pairs: a bucket of m documents gives m - 1 star edges, and a document is compare
 bucket with it, at most twice `MAX_WITNESSES` of them for each bucket.
 """
 
-import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -110,7 +109,7 @@ def verify(
     """
     drop_above = threshold if drop_above is None else drop_above
     count = len(shingles)
-    alike = _comparison(shingles, threshold, parts)
+    alike = _comparison(shingles, threshold, parts, meanings)
     keeper, score = np.arange(count), np.ones(count)
     parents = list(range(count))
     buckets: dict[int, _Bucket] = defaultdict(_Bucket)
@@ -145,11 +144,20 @@ def verify(
     return Clusters(keeper, score, np.array([_find(parents, document) for document in range(count)], dtype=np.int64))
 
 
-def _comparison(shingles: Shingles, threshold: float, parts: Parts | None) -> Callable[[int, int], float]:
+def _comparison(
+    shingles: Shingles, threshold: float, parts: Parts | None, meanings: Meanings | None
+) -> Callable[[int, int], float]:
     """The similarity of two documents, by their numbers."""
     if parts is None:
         return lambda left, right: jaccard(shingles.of(left), shingles.of(right))
-    return functools.partial(parts.alike, threshold=threshold)
+
+    def compare(left: int, right: int) -> float:
+        value = parts.alike(left, right, threshold)
+        templated = parts.templated[left] or parts.templated[right]
+        # Forms with other values are other records: linked, all records of a form would share a side of the split.
+        return 0.0 if value and templated and meanings is not None and meanings.differ(left, right, value) else value
+
+    return compare
 
 
 def nearest_reference(
@@ -175,7 +183,7 @@ def nearest_reference(
         int64 [num_docs]: index of the reference document, -1 without one; float64 [num_docs]: the similarity, or 0.
     """
     nearest, score = np.full(len(shingles), -1), np.zeros(len(shingles))
-    alike = _comparison(shingles, threshold, parts)
+    alike = _comparison(shingles, threshold, parts, meanings)
     buckets: dict[int, list[int]] = defaultdict(list)
     for reference in np.flatnonzero(is_reference).tolist():
         for key in bands[reference].tolist():
