@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftlib.core import state_layout as layout
 from serve_apps.errors import ApiError
 from serve_apps.files import FileStore, open_private, private_folder, sync, tenant_folder, write_private
 
@@ -72,7 +73,7 @@ class BatchStore:
         }
         ref = BatchRef(tenant, value["id"])
         folder = private_folder(self.folder(ref))
-        os.link(content, folder / "input")
+        os.link(content, folder / layout.BATCH_INPUT)
         self.save(ref, value)
         open_private(self._mark(ref)).close()
         return value
@@ -87,7 +88,7 @@ class BatchStore:
         """As `get`, by reference."""
         folder = self.folder(ref)
         try:
-            value: dict[str, Any] = json.loads((folder / "batch.json").read_bytes())
+            value: dict[str, Any] = json.loads((folder / layout.BATCH_OBJECT).read_bytes())
         except FileNotFoundError:
             raise _no_batch() from None
         if value["status"] in ("validating", "in_progress") and (mark := folder / "cancel").exists():
@@ -96,7 +97,9 @@ class BatchStore:
 
     def all(self, tenant: str) -> list[dict[str, Any]]:
         """A tenant's batch objects, newest first."""
-        folders = private_folder(tenant_folder(self._state, tenant) / "batches").glob("batch_*/batch.json")
+        folders = private_folder(tenant_folder(self._state, tenant) / layout.BATCHES).glob(
+            f"batch_*/{layout.BATCH_OBJECT}"
+        )
         values = [self.get(tenant, path.parent.name) for path in folders]
         return sorted(values, key=lambda value: (value["created_at"], value["id"]), reverse=True)
 
@@ -115,7 +118,7 @@ class BatchStore:
 
     def save(self, ref: BatchRef, value: dict[str, Any]) -> None:
         """Write a batch object."""
-        write_private(self.folder(ref) / "batch.json", json.dumps(value).encode())
+        write_private(self.folder(ref) / layout.BATCH_OBJECT, json.dumps(value).encode())
 
     def pending(self) -> list[BatchRef]:
         """Batches with work left."""
@@ -126,15 +129,15 @@ class BatchStore:
         """Take a batch off the queue; of its folder only the object stays, so that answers lie in its files alone."""
         self._mark(ref).unlink(missing_ok=True)
         for path in self.folder(ref).iterdir():
-            if path.name != "batch.json":
+            if path.name != layout.BATCH_OBJECT:
                 path.unlink(missing_ok=True)
 
     def folder(self, ref: BatchRef) -> Path:
         """Where a batch lies."""
-        return private_folder(tenant_folder(self._state, ref.tenant) / "batches") / ref.id
+        return private_folder(tenant_folder(self._state, ref.tenant) / layout.BATCHES) / ref.id
 
     def _queue(self) -> Path:
-        return private_folder(private_folder(self._state) / "queue")
+        return private_folder(private_folder(self._state) / layout.QUEUE)
 
     def _mark(self, ref: BatchRef) -> Path:
         return self._queue() / f"{ref.tenant}.{ref.id}"
@@ -177,7 +180,7 @@ class Journal:
     """Results of rows, appended by the holder of a lease and read back from all holders' files."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        self._folder, self._file = folder, open_private(folder / f"journal.{number}")
+        self._folder, self._file = folder, open_private(folder / f"{layout.JOURNAL}.{number}")
         self._unsynced = 0
 
     def append(self, row: int, ok: bool, result: dict[str, Any]) -> None:
@@ -209,7 +212,7 @@ class Entry:
 
     def result(self, folder: Path) -> dict[str, Any]:
         """The result itself."""
-        with open(folder / f"journal.{self.journal}", "rb") as file:
+        with open(folder / f"{layout.JOURNAL}.{self.journal}", "rb") as file:
             file.seek(self.offset)
             value: dict[str, Any] = json.loads(file.readline())["result"]
         return value
@@ -218,9 +221,9 @@ class Entry:
 def journal_entries(folder: Path) -> Iterator[Entry]:
     """One entry for each row that has a result; a last line that was cut off is dropped."""
     seen: set[int] = set()
-    for number in sorted(_numbers(folder, "journal")):
+    for number in sorted(_numbers(folder, layout.JOURNAL)):
         offset = 0
-        with open(folder / f"journal.{number}", "rb") as file:
+        with open(folder / f"{layout.JOURNAL}.{number}", "rb") as file:
             for line in file:
                 try:
                     value = json.loads(line) if line.endswith(b"\n") else None

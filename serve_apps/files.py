@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ftlib.core import state_layout as layout
 from serve_apps.errors import ApiError
 
 MAX_FILE_BYTES = 200 << 20
@@ -55,7 +56,7 @@ def private_folder(path: Path) -> Path:
 def tenant_folder(state: Path, tenant: str) -> Path:
     """Where all of a tenant's files lie."""
     folder = private_folder(state)
-    for part in ("tenants", tenant or _OPEN_TENANT):
+    for part in (layout.TENANTS, tenant or _OPEN_TENANT):
         folder = private_folder(folder / part)
     return folder
 
@@ -69,7 +70,7 @@ class FileStore:
     def add(self, tenant: str, content: BinaryIO, filename: str) -> dict[str, Any]:
         """Keep an upload; returns its file object."""
         file_id = f"file-{uuid.uuid4().hex}"
-        path = self._folder(tenant) / f"{file_id}.data"
+        path = self._folder(tenant) / f"{file_id}.{layout.DATA}"
         with open_private(path) as target:
             while block := content.read(_COPY_BYTES):
                 target.write(block)
@@ -78,13 +79,13 @@ class FileStore:
 
     def adopt(self, tenant: str, path: Path, file_id: str, filename: str) -> dict[str, Any]:
         """Make a finished local file one of the tenant's, whole or not at all; doing it again changes nothing."""
-        path.replace(self._folder(tenant) / f"{file_id}.data")
+        path.replace(self._folder(tenant) / f"{file_id}.{layout.DATA}")
         return self._describe(tenant, file_id, filename, "batch_output")
 
     def get(self, tenant: str, file_id: str) -> dict[str, Any]:
         """A file object; raises ApiError 404 for one that is not there or another tenant's."""
         try:
-            value: dict[str, Any] = json.loads(self._path(tenant, file_id, "json").read_bytes())
+            value: dict[str, Any] = json.loads(self._path(tenant, file_id, layout.OBJECT).read_bytes())
         except FileNotFoundError:
             raise _no_file() from None
         return value
@@ -92,12 +93,12 @@ class FileStore:
     def content(self, tenant: str, file_id: str) -> Path:
         """Where its bytes are; raises ApiError 404."""
         self.get(tenant, file_id)
-        return self._path(tenant, file_id, "data")
+        return self._path(tenant, file_id, layout.DATA)
 
     def delete(self, tenant: str, file_id: str) -> dict[str, Any]:
         """Forget a file; raises ApiError 404."""
         self.get(tenant, file_id)
-        for kind in ("json", "data"):
+        for kind in (layout.OBJECT, layout.DATA):
             self._path(tenant, file_id, kind).unlink(missing_ok=True)
         return {"id": file_id, "object": "file", "deleted": True}
 
@@ -115,17 +116,17 @@ class FileStore:
         value = {
             "id": file_id,
             "object": "file",
-            "bytes": self._path(tenant, file_id, "data").stat().st_size,
+            "bytes": self._path(tenant, file_id, layout.DATA).stat().st_size,
             "created_at": int(time.time()),
             "filename": filename,
             "purpose": purpose,
             "status": "processed",
         }
-        write_private(self._path(tenant, file_id, "json"), json.dumps(value).encode())
+        write_private(self._path(tenant, file_id, layout.OBJECT), json.dumps(value).encode())
         return value
 
     def _folder(self, tenant: str) -> Path:
-        return private_folder(tenant_folder(self._state, tenant) / "files")
+        return private_folder(tenant_folder(self._state, tenant) / layout.FILES)
 
     def _path(self, tenant: str, file_id: str, kind: str) -> Path:
         if not re.fullmatch(r"file-[0-9a-f]{32}", file_id):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ftlib.data import schema as s
+from ftlib.data.near_keys import FOLDED_PURPOSE, folded_hash
 from ftlib.data.read import SUBJECT_PURPOSE, subject_hash
 from ftlib.data.review import REVIEWED, as_task
 from ftlib.data.write import encode_table, id_hashes
@@ -19,9 +20,14 @@ def hashed(subject):
     return subject and subject_hash(KeyedHash(KEY, SUBJECT_PURPOSE), subject)
 
 
+def folded(subject):
+    return subject and folded_hash(KeyedHash(KEY, FOLDED_PURPOSE), subject)
+
+
 def row(id_, position, place, subject=None, **more):
     """One input row; `findings`: entities, `words`: what it says."""
-    return {"id": id_, "source": "a.jsonl", "position": position, "place": place, "subject": hashed(subject), **more}
+    who = {"subject": hashed(subject), "subject_folded": folded(subject)}
+    return {"id": id_, "source": "a.jsonl", "position": position, "place": place, **who, **more}
 
 
 def write_case(folder: Path, rows: list[dict], num_parts: int = 1) -> Path:

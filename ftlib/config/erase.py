@@ -15,7 +15,10 @@ class SearchConfig(Config):
     """Where copies and consequences are looked for."""
 
     paths: Annotated[list[PathStr], Field(min_length=1)]
-    """Folders or URIs that are searched, however deep, for prepared datasets, runs, sweeps and evaluations."""
+    """Folders or URIs that are searched, however deep, for prepared datasets, runs, sweeps, evaluations and review exports."""
+
+    state_dirs: list[PathStr] = []
+    """State folders of endpoints (uploads, batches), besides those of the deployments in this machine's `FTLIB_HOME`."""
 
 
 class SearchedRegistryConfig(Config):

@@ -12,10 +12,9 @@ seconds, and the folder appears whole or not at all.
 import hashlib
 import html
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ from ftlib.data import schema as s
 from ftlib.data.dataset import output_folder
 from ftlib.data.facts import Counts, stage_facts
 from ftlib.data.lineage import read_parquet, rows_where
+from ftlib.data.near_keys import near_ids, near_rows
+from ftlib.data.person import Person
 from ftlib.data.prepared import KIND, SUCCESS, training_key
 from ftlib.data.redact import FAILED
 from ftlib.data.write import (
@@ -42,20 +43,6 @@ from ftlib.registry.manifest import MANIFEST, build_manifest, finished, write_ma
 from ftlib.registry.search import Found
 
 _KEPT_FIELDS = ("ner_model", "keyed_by", "dedup")
-
-
-@dataclass(frozen=True)
-class Person:
-    """Whose rows: hashes as they stand in a dataset, and the keys themselves, which never leave memory."""
-
-    subjects: frozenset[str]
-    """Keyed hashes."""
-    ids: frozenset[str]
-    """Record ids, as given and as the keyed hash that may stand for one."""
-    hashed_ids: frozenset[str]
-    """The keyed hashes among `ids`: what may be written down."""
-    keys: tuple[bytes, ...]
-    """Subjects' keys in clear, to be found in raw bytes."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +94,17 @@ def _own(table: pa.Table, person: Person) -> np.ndarray:
 def find_rows(found: Found, person: Person) -> Holding | None:
     """The person's rows in a dataset with lineage; None when there are none."""
     path, raw = join(found.folder, LINEAGE_FILE), _in_raw(found.folder, person)
+    if s.SUBJECT_FOLDED not in _columns(path):
+        person = replace(person, subjects=person.subjects | person.older)
     named = pc.field(s.SUBJECT).isin(_strings(person.subjects)) | pc.field(s.ID).isin(_strings(person.ids))
     if not raw and not read_parquet(path, [s.ID], named).num_rows:
         return None
     lineage = read_parquet(path)
-    rows = _own(lineage, person) | _at(lineage, raw)
+    # Raw bytes that mention a key are the person's only where nobody else is known to be meant.
+    unnamed = pc.is_null(lineage[s.SUBJECT]).to_numpy(zero_copy_only=False).astype(bool)
+    rows = _own(lineage, person) | (_at(lineage, raw) & unnamed)
+    if not rows.any():
+        return None
     keepers = read_parquet(join(found.folder, DROPPED_FILE), [s.KEEPER_ID])[s.KEEPER_ID]
     kept_for = keepers.filter(pa.array(rows_where(lineage, s.IN_DROPPED, rows)))
     copied = frozenset(id_ for id_ in kept_for.to_pylist() if id_ is not None)
@@ -120,18 +113,42 @@ def find_rows(found: Found, person: Person) -> Holding | None:
     return Holding(found, lineage, rows | (holding.hit(lineage) & in_split), person, copied)
 
 
+def _columns(path: str) -> list[str]:
+    """Column names of a table of a dataset."""
+    names: list[str] = read_parquet(path, filters=pc.scalar(False)).column_names
+    return names
+
+
+def find_near(found: Found, person: Person) -> dict[str, Any] | None:
+    """Rows under other keys that are written like one of the person's; None when there are none.
+
+    Returns:
+        `path`; `num_rows` and `num_keys` of them and `places` (place → rows); `num_ids`: ids written like a given
+        one. `num_rows` is None for a dataset of a version that kept no folded hashes: it was not checked.
+    """
+    path = join(found.folder, LINEAGE_FILE)
+    ids = near_ids(read_parquet(path, [s.ID])[s.ID].to_pylist(), person.plain_ids) if person.plain_ids else []
+    if s.SUBJECT_FOLDED not in _columns(path):
+        return {"path": found.folder, "num_rows": None, "num_keys": None, "places": {}, "num_ids": len(ids)}
+    alike = pc.field(s.SUBJECT_FOLDED).isin(_strings(person.folded))
+    table = read_parquet(path, [s.SUBJECT, s.SUBJECT_FOLDED, "place"], alike)
+    table = table.filter(pa.array(near_rows(table, person.subjects, person.folded)))
+    if not table.num_rows and not ids:
+        return None
+    return {
+        "path": found.folder,
+        "num_rows": table.num_rows,
+        "num_keys": pc.count_distinct(table[s.SUBJECT]).as_py(),
+        "places": dict(sorted(Counter(table["place"].to_pylist()).items())),
+        "num_ids": len(ids),
+    }
+
+
 def _in_raw(folder: str, person: Person) -> set[tuple[str, int]]:
     """Source and position of rows in quarantine whose kept raw bytes hold one of the keys."""
     broken = read_parquet(join(folder, QUARANTINE_FILE), [s.SOURCE, s.POSITION, s.RAW])
     broken = broken.filter(pc.is_valid(broken[s.RAW])).to_pylist()
-    return {(row[s.SOURCE], row[s.POSITION]) for row in broken if any(_holds(row[s.RAW], key) for key in person.keys)}
-
-
-def _holds(raw: bytes, key: bytes) -> bool:
-    """Whether a key stands in raw bytes by itself (not inside a longer word), as it is or as JSON spells it."""
-    escaped = json.dumps(key.decode("utf-8", "surrogatepass"))[1:-1].encode()
-    spellings = b"|".join(re.escape(spelling) for spelling in (key, escaped))
-    return re.search(rb"(?<![0-9A-Za-z])(?:" + spellings + rb")(?![0-9A-Za-z])", raw) is not None
+    return {(row[s.SOURCE], row[s.POSITION]) for row in broken if person.is_in_raw(row[s.RAW])}
 
 
 def _at(table: pa.Table, places: set[tuple[str, int]]) -> np.ndarray:

@@ -19,6 +19,7 @@ from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
 from ftlib.data.inputs import InputFile, open_file
+from ftlib.data.near_keys import FOLDED_PURPOSE, folded_hash
 from ftlib.data.rows import RawRow, ReadTask, iter_rows
 from ftlib.data.shapes import Content, readable_columns, resolve_shape, subject_of, to_content, used_columns
 from ftlib.data.values import RowError, as_json
@@ -27,6 +28,7 @@ from ftlib.text.keyed import KeyedHash, UInt64s
 logger = get_logger(__name__)
 
 SUBJECT_PURPOSE = "subject"
+_KEPT_OF_BROKEN = (s.ROW, s.SOURCE, s.SUBJECT, s.SUBJECT_FOLDED, s.CONTENT_HASH, s.RAW)
 _PEEK_ROWS = 64
 _PEEK_LINES = 1000
 _TABLE_BYTES = 16 << 20
@@ -170,6 +172,7 @@ class _Builder:
     def __init__(self, task: ReadTask, settings: ReadSettings) -> None:
         self._task, self._settings = task, settings
         self._id_hash, self._subject_hash = KeyedHash(settings.key, "id"), KeyedHash(settings.key, SUBJECT_PURPOSE)
+        self._folded_hash = KeyedHash(settings.key, FOLDED_PURPOSE)
         self._rows: list[dict[str, Any]] = []
         self._size = 0
 
@@ -195,7 +198,7 @@ class _Builder:
         error = row.error
         if row.values is not None:
             # Of a row without content too: what holds a person's row must be found by the person's key.
-            record[s.SUBJECT] = self._subject(row.values)
+            record.update(self._subject(row.values))
             try:
                 content = to_content(row.values, self._task.shape, self._settings.input)
                 record.update(self._fields(content))
@@ -214,9 +217,12 @@ class _Builder:
             record[s.RAW] = row.content[: self._settings.input.max_record_bytes]
         self._rows.append(record)
 
-    def _subject(self, values: dict[str, Any]) -> str | None:
+    def _subject(self, values: dict[str, Any]) -> dict[str, str | None]:
         subject = subject_of(values, self._settings.input)
-        return subject_hash(self._subject_hash, subject) if subject else None
+        if not subject:
+            return {s.SUBJECT: None, s.SUBJECT_FOLDED: None}
+        folded = folded_hash(self._folded_hash, subject)
+        return {s.SUBJECT: subject_hash(self._subject_hash, subject), s.SUBJECT_FOLDED: folded}
 
     def _fields(self, content: Content) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -245,6 +251,6 @@ class _Builder:
         try:
             return pa.Table.from_pylist([row], schema=s.READ)
         except (UnicodeError, pa.ArrowInvalid, pa.ArrowTypeError):
-            kept = {name: row.get(name) for name in (s.ROW, s.SOURCE, s.SUBJECT, s.CONTENT_HASH, s.RAW)}
+            kept = {name: row.get(name) for name in _KEPT_OF_BROKEN}
             # A given id may be what is broken; the row needs none in quarantine.
             return pa.Table.from_pylist([{**kept, s.ID: "", s.DERIVED: True, s.ERROR: "bad_unicode"}], schema=s.READ)

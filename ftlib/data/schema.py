@@ -10,6 +10,8 @@ REJECTED = "rejected"
 LABEL = "label"
 WEIGHT = "weight"
 SUBJECT = "subject"
+SUBJECT_FOLDED = "subject_folded"
+"""Keyed hash of the subject's key without case, accents, leading zeros, blanks and the like: see `near_keys`."""
 METADATA = "metadata"
 TOOLS = "tools"
 
@@ -82,6 +84,7 @@ IDENTITY = pa.schema(
         (SOURCE, pa.string()),
         (LABEL, pa.string()),
         (SUBJECT, pa.string()),
+        (SUBJECT_FOLDED, pa.string()),
     ]
 )
 """Which record a row of hashes or a decision is about."""
@@ -128,6 +131,7 @@ LINEAGE = pa.schema(
         ("place", pa.string()),
         (STAGE, pa.string()),
         ("num_redactions", pa.int32()),
+        (SUBJECT_FOLDED, pa.string()),
     ]
 )
 """Where every input row ended, sorted by id, source and position. `place`: a split, `dropped` or `quarantine`; `stage`:
@@ -140,6 +144,7 @@ READ = pa.schema(
         (ROW, pa.uint64()),
         (DERIVED, pa.bool_()),
         *RECORD,
+        (SUBJECT_FOLDED, pa.string()),
         (ERROR, pa.string()),
         (CONTENT_HASH, pa.string()),
         (RAW, pa.binary()),

@@ -104,7 +104,8 @@ def resolve_alias(registry: RegistryConfig, alias: str) -> RegisteredModel:
 def list_versions(uri: str) -> list[dict[str, Any]]:
     """All versions that ftlib registered at `uri`, by name and version.
 
-    Each has `name`, `version`, `aliases`, `sha256`, `run_id`, `run_path` and `dataset` (key of the training data).
+    Each has `name`, `version`, `aliases`, `sha256`, `run_id`, `run_path`, `dataset` (key of the training data) and
+    `source` (where its copy of the files is).
     """
     found = []
     with mlflow_client(RegistryConfig(uri=uri)) as client:
@@ -118,7 +119,8 @@ def list_versions(uri: str) -> list[dict[str, Any]]:
                 continue
             origin = {name: tags.get(name) for name in ("sha256", "run_id", "run_path", "dataset")}
             given = aliases.get((version.name, str(version.version)), [])
-            found.append({"name": version.name, "version": int(version.version), "aliases": given, **origin})
+            named = {"name": version.name, "version": int(version.version), "aliases": given}
+            found.append({**named, **origin, "source": version.source})
     return sorted(found, key=lambda item: (item["name"], item["version"]))
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -37,6 +37,8 @@ class Places:
     by_name: dict[str, list[str]]
     leftovers: list[str]
     """Temporary folders with files: their writer was killed, or is still at work."""
+    files: list[str] = field(default_factory=list)
+    """Other files with a wanted ending."""
 
     def results(self) -> list[Found]:
         """All folders with a readable manifest."""
@@ -57,10 +59,14 @@ def canonical(path: str) -> str:
     return path.rstrip("/") if is_uri(path) else os.path.realpath(local_path(path))
 
 
-def find_places(paths: Sequence[str], names: Iterable[str]) -> Places:
-    """Search folders or URIs for files of these names; raises UserError for a path that does not exist."""
+def find_places(paths: Sequence[str], names: Iterable[str], endings: tuple[str, ...] = ()) -> Places:
+    """Search folders or URIs for files of these names, and for others with these endings.
+
+    Raises UserError for a path that does not exist.
+    """
     by_name: dict[str, set[str]] = {name: set() for name in names}
     leftovers: set[str] = set()
+    files: set[str] = set()
     for path in paths:
         fs, inner = filesystem(path)
         if not fs.exists(inner):
@@ -72,4 +78,6 @@ def find_places(paths: Sequence[str], names: Iterable[str]) -> Places:
                 leftovers.add(prefix + folder[: cut_off.end()].rstrip("/"))
             elif name in by_name:
                 by_name[name].add(prefix + folder)
-    return Places({name: sorted(folders) for name, folders in by_name.items()}, sorted(leftovers))
+            elif endings and name.endswith(endings):
+                files.add(prefix + str(file))
+    return Places({name: sorted(folders) for name, folders in by_name.items()}, sorted(leftovers), sorted(files))

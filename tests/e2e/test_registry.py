@@ -211,3 +211,40 @@ def test_a_server_gives_the_files_to_a_machine_that_never_saw_the_run(tmp_path, 
     with pytest.raises(UserError, match=r"registry\.uri"):
         resolve_alias(registry, "champion")
     assert time.monotonic() - started < 60
+
+
+def test_an_erasure_names_the_copies_of_affected_models_and_their_command_deletes_them(tmp_path, monkeypatch):
+    from ftlib.config.erase import EraseConfig
+    from ftlib.config.loader import validate
+    from ftlib.data.erase import erase
+    from ftlib.data.prepared import open_prepared
+    from tests.prepared_case import KEY, row, write_case
+
+    monkeypatch.setenv("FTLIB_KEY", KEY.decode())
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path / "home"))
+    data = write_case(tmp_path / "data", [row("1", 0, "train", "K-1", words="one")])
+    registry = RegistryConfig(uri=str(tmp_path / "reg ister"), name="tickets")
+    for name in ("mine", "theirs"):
+        run = make_run(tmp_path / "runs", name)
+        if name == "mine":
+            manifest = json.loads((run / "manifest.json").read_text())
+            manifest["dataset"] = {"path": str(data), "key": open_prepared(str(data)).training_key}
+            write_json(str(run / "manifest.json"), manifest)
+        register(str(run), str(make_evaluation(tmp_path / f"eval-{name}", run, [GATE])), registry, name)
+    mine, theirs = (item["source"].removeprefix("file://") for item in list_versions(registry.uri))
+    search = {"paths": [str(data), str(tmp_path / "runs")]}
+    config = {"subject": "K-1", "search": search, "registry": {"uri": registry.uri}}
+    result = erase(validate(EraseConfig, config))
+    (copy,) = result["registry_copies"]
+    assert copy["copies"] == [mine] and copy["command"] in result["commands"]
+    assert result["must"]["delete_copies"] == ["tickets version 1"]
+
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = copy["command"].replace("python", sys.executable, 1)
+    held = subprocess.run(command, shell=True, check=False, capture_output=True, text=True, env=environment)
+    assert held.returncode == 2 and "has the alias mine" in held.stderr and Path(mine).is_dir()
+    set_alias(registry, "mine", 2)
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and mine in done.stdout, done.stderr
+    assert not Path(mine).exists() and Path(theirs).is_dir()
+    assert [item["version"] for item in list_versions(registry.uri)] == [2]
