@@ -39,7 +39,7 @@ class EraseConfig(JobConfig):
     """`jobs.erase`. Keys on a command line are seen by other users and in Ray's list of jobs: `subjects_file` is not."""
 
     subject: KeyStr | None = None
-    """The data subject's key, as it stood in the input's subject column. In a file, quote numbers."""
+    """The data subject's key, as it stood in the input's subject column: taken as it is written, without quotes of YAML. `4711`, `4711.0` and ` 4711` name the same person."""
 
     subjects: list[KeyStr] = []
     """More of them."""
