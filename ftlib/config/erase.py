@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from ftlib.config.base import Config, JobConfig, PathStr
+from ftlib.config.base import Config, JobConfig, PathStr, TrackingUri
 from ftlib.config.values import Private, Verbatim
 
 KeyStr = Annotated[str, Verbatim(), Private(), Field(min_length=1)]
@@ -24,7 +24,7 @@ class SearchConfig(Config):
 class SearchedRegistryConfig(Config):
     """The MLflow model registry."""
 
-    uri: PathStr
+    uri: TrackingUri
     """As in `jobs.promote`; all names and versions in it are searched."""
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ftlib.config.base import Config, PathMarker
+from ftlib.config.base import SECRET_ERROR, Config, PathMarker
 from ftlib.config.values import Place, as_argument, from_argument, from_yaml, place_at, put
 from ftlib.core.errors import UserError
 from ftlib.core.logging import shown
@@ -114,7 +114,7 @@ def _describe(cls: type[BaseModel], item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if isinstance(item["input"], dict):
         return f"{message}" if not item["loc"] else f"{key}: {message}"
-    if _is_private(cls, item["loc"]):
+    if item["type"] == SECRET_ERROR or _is_private(cls, item["loc"]):
         return f"{key}: {message}"
     return f"{key}: {message} (got {shown(json.dumps(item['input'], default=str))})"
 

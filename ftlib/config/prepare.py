@@ -3,9 +3,10 @@
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr
+from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, without_secret
+from ftlib.config.values import Private
 
 Shape = Literal[
     "auto",
@@ -45,7 +46,10 @@ class InputConfig(Config):
     sql: Annotated[str, Field(min_length=1)] | None = None
     """A query instead of files. It needs an ORDER BY over a unique key, and rows that do not change meanwhile: it is run once for each pass."""
 
-    connection: Annotated[str, Field(min_length=1)] | None = None
+    connection: (
+        Annotated[str, Private(), Field(min_length=1), AfterValidator(without_secret("FTLIB_INPUT_DB_PASSWORD_FILE"))]
+        | None
+    ) = None
     """Where `sql` runs: an SQLAlchemy URL without a password (`postgresql://user@host/name`, `sqlite:////data/tickets.db`). The password comes from `FTLIB_INPUT_DB_PASSWORD_FILE`."""
 
     shape: Shape = "auto"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ftlib.config.base import Config, JobConfig, PathStr
+from ftlib.config.base import Config, JobConfig, PathStr, TrackingUri
 
 RegistryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -12,7 +12,7 @@ RegistryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class RegistryConfig(Config):
     """The MLflow model registry."""
 
-    uri: PathStr
+    uri: TrackingUri
     """A folder (SQLite file and artifacts inside), or the URL of an MLflow server."""
 
     name: RegistryName = "ftlib"

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ftlib.config.base import Config, JobConfig, OutputConfig
+from ftlib.config.base import Config, JobConfig, OutputConfig, without_secret
 from ftlib.config.train import TrainConfig
+from ftlib.config.values import Private
 
 
 class FloatRange(Config):
@@ -87,7 +88,7 @@ class SearchConfig(Config):
     max_concurrent_trials: Annotated[int, Field(ge=1)] = 1
     """Trials that run at the same time; each takes the training configuration's workers."""
 
-    storage: str | None = None
+    storage: Annotated[str, Private(), AfterValidator(without_secret("FTLIB_DB_PASSWORD_FILE"))] | None = None
     """Optuna database URL without a password (`postgresql+psycopg://…`); default: `study.db` (SQLite) in the sweep's folder. The password comes from `FTLIB_DB_PASSWORD_FILE`."""
 
     study_name: str | None = None

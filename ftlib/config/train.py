@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceStr
+from ftlib.config.base import Config, JobConfig, OutputConfig, PathStr, SourceStr, TrackingUri
 from ftlib.config.method import MethodConfig, ObjectiveConfig
 from ftlib.config.privacy import PrivacyConfig, conflicts
 
@@ -207,7 +207,7 @@ class TrackConfig(Config):
     tensorboard: bool = False
     """Event files in the run's folder, `tensorboard/`."""
 
-    mlflow_uri: PathStr | None = None
+    mlflow_uri: TrackingUri | None = None
     """An MLflow run in this folder (SQLite inside), `sqlite:///FILE` or server; credentials as for `jobs.promote`."""
 
     wandb: bool = True
