@@ -26,6 +26,7 @@ from ftlib.text.pii.fold import Folded, fold, folded
 from ftlib.text.pii.labelled import labelled_recognizers
 from ftlib.text.pii.letters import alone
 from ftlib.text.pii.names import name_recognizers
+from ftlib.text.pii.national import national_recognizers
 from ftlib.text.pii.ner import plausible
 from ftlib.text.pii.numbers import number_recognizers
 from ftlib.text.pii.prefilter import Prefilter
@@ -45,6 +46,7 @@ def build_recognizers(language: str = "en") -> list[LocalRecognizer]:
         *contact_recognizers(language),
         *number_recognizers(language),
         *proven_recognizers(language),
+        *national_recognizers(language),
         *labelled_recognizers(language),
         *credential_recognizers(language),
         *date_recognizers(language),

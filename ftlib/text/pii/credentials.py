@@ -1,9 +1,12 @@
 """Recognizers for what opens a door: user names, passwords, PINs, API keys, tokens and private keys."""
 
+import base64
 import math
 import re
 from collections import Counter
 
+from ftlib.text.pii.labels import IS, PASSWORD_LABELS, USER_LABELS
+from ftlib.text.pii.letters import LABEL_END, WORD
 from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.rules import Rule, RuleRecognizer
 
@@ -43,10 +46,64 @@ _IDENTIFIED_BY = (
 _BARE_PASSWORD = (
     rf"(?i:{_PASSWORD_LABEL})\s[`'\"(]?(?P<v>(?=\S*[\d!@#$%^&*+=?~_-])(?=\S*[A-Za-z])[^\s'\"`,;<>()]{{6,64}})"
 )
-_IN_URL = r"\b[a-z][\w+.-]{1,20}://[^\s:/@]{1,64}:(?P<v>[^\s/@]{1,128})@"
+_IN_URL = r"(?<![a-z])[a-z][\w+.-]{1,20}://[^\s:/@]{1,64}:(?P<v>[^\s/@]{1,128})@"
+_SECRET = r"[^\s'\"`,;<>\u0370-\U0010ffff]"
+"""A character of a password: text of another script behind it is not part of it."""
+_FOREIGN_PASSWORD = (
+    rf"(?<![{WORD}])(?:{PASSWORD_LABELS}){LABEL_END}(?:\s\w{{1,12}})?['\"]?\s{{0,3}}{IS}\s{{0,2}}[`'\"]?"
+    rf"(?P<v>{_SECRET}{{4,128}})"
+)
+_BARE_FOREIGN_PASSWORD = (
+    rf"(?<![{WORD}])(?:{PASSWORD_LABELS})\s{{0,2}}[`'\"(]?(?P<v>(?![:=])(?=\S{{0,60}}[0-9!@#$%^&*+=?~_-])"
+    rf"(?=\S{{0,60}}[A-Za-z]){_SECRET}{{6,64}})"
+)
+_FOREIGN_USER = (
+    rf"(?<![{WORD}])(?:{USER_LABELS}){LABEL_END}"
+    rf"['\"]?\s{{0,3}}{IS}\s{{0,2}}[`'\"]?(?P<v>@?[A-Za-z][A-Za-z0-9_.-]{{1,38}}[A-Za-z0-9_])"
+    r"(?![A-Za-z0-9_@])"
+)
+_BASIC = r"(?i:\bbasic)\s{1,3}(?P<v>[A-Za-z0-9+/_-]{8,512}={0,2})(?![A-Za-z0-9+/=])"
+_BEARER = (
+    r"(?i:\b(?:bearer|token|apikey|api-key|digest|negotiate|ntlm))\s{1,3}(?P<v>"
+    r"(?=\S{0,80}\d)[A-Za-z0-9+/_.~-]{16,2048}={0,2})(?![\w+/=])"
+)
+_HEADER_KEY = (
+    r"(?i:\b(?:proxy-)?authorization|\bx-(?:[a-z]+-)*(?:key|token|secret|auth))"
+    r"['\"]?\s{0,2}[:=]\s{0,2}['\"]?"
+    r"(?i:(?:basic|bearer|token|digest|apikey)\s{1,3})?(?P<v>(?=[^\s'\",;]{0,80}\d)[^\s'\",;]{8,2048})"
+)
+_COOKIE = (
+    r"(?i:\b(?:\w{0,20}sess(?:ion)?(?:_?id)?|sid|jsessionid|phpsessid|connect\.sid|csrf(?:_?token)?|xsrf-token|"
+    r"auth(?:_?token)?|"
+    r"access_?token|refresh_?token|id_?token|jwt))=(?P<v>[A-Za-z0-9%_.~+/=:-]{8,2048})"
+)
+_USER_OPTION = (
+    r"(?:(?<=\s)|^)(?:-u|--user|--proxy-user|-U|--login)[= ]{0,2}['\"]?(?P<v>[^\s:'\"/]{1,64}:[^\s'\"]{3,128})"
+)
+_USER_AT_HOST = (
+    r"(?<![\w:/@.])(?P<v>[A-Za-z][\w.-]{1,31}:(?=[^\s:/@]*[\d!#$%^&*])[^\s:/@'\"]{4,64})@[A-Za-z0-9][\w.-]{2,}"
+)
+_PAIR = (
+    r"(?i:\b(?:login|log-in|credentials?|creds|logon|sign-in|access|"
+    r"user(?:name)?(?:[ /&+]{1,3}(?:and[ ])?(?:password|pass|pwd|pw)))"
+    r"(?:\s(?:data|details|info))?|zugangsdaten|anmeldedaten|identifiants|credenciales|credenziali|inloggegevens|"
+    r"credenciais|"
+    r"dane logowania|登录信息|ログイン情報|로그인 정보|логин/пароль)\s{0,2}[:=]\s{0,2}['\"]?"
+    r"(?P<v>[A-Za-z][\w.@+-]{1,63}\s{0,2}[/|,:]\s{0,2}(?=[^\s'\"]{0,60}[\d!#$%^&*])[^\s'\"/|,;]{4,64})"
+)
+_SHORT_LABELS = r"(?i:\b(?:pwd|passwd|psw|pass|pw)\b)['\"]?\s{0,2}[=:]\s{0,2}['\"]?(?P<v>[^\s'\"`,;<>&]{4,128})"
+_SHORT_USER = r"(?i:\b(?:user|usr|uid|login|username)\b)['\"]?\s{0,2}=\s{0,2}['\"]?(?P<v>[A-Za-z][\w.@-]{2,63})"
+_CAMEL_KEY = (
+    r"(?<![A-Za-z])[a-z]{2,20}(?:Key|Token|Secret|Credential|Credentials|ApiKey|AccessKey|PrivateKey)"
+    r"['\"]?\s{0,2}[:=]\s{0,2}['\"]?"
+    r"(?P<v>[A-Za-z0-9_+/=.~-]{8,512})"
+)
 _PIN = (
-    r"(?i:\b(?:pin|passcode|otp|security code|cvv2?|cvc|verification code|access code|one[- ]time code))\b(?:\s"
-    r"(?:code|number))?['\"]?\s{0,2}(?::|=|\bis\b|\bwas\b)?\s{0,2}['\"]?(?P<v>\d{3,8})(?![\w-])"
+    r"(?i:\b(?:pin|passcode|otp|tan|puk|security code|cvv2?|cvc|verification code|access code|one[- ]time code|"
+    r"geheimzahl|"
+    r"code (?:pin|secret)|código de (?:verificación|seguridad)|codice di (?:verifica|sicurezza)|"
+    r"pincode))\b(?:[\s-](?:code|number))?['\"]?\s{0,2}(?::|=|\b(?:is|was|ist|lautet|est|es|è|é|to)\b)?\s{0,2}['\"]?"
+    r"(?P<v>\d{3,8})(?![\w-])"
 )
 _USER_LABEL = (
     r"user[\s_-]?(?:name|id)?s?|login(?:[\s_-](?:name|id|user))?|log[\s-]?in|logged in as|signed in as|log in as|"
@@ -102,6 +159,18 @@ def _is_key(value: str) -> bool:
     return any(map(str.isdigit, value))
 
 
+def _is_basic(value: str) -> bool:
+    """Base64 of `user:password`."""
+    try:
+        plain = base64.b64decode(value.translate(_URL_SAFE) + "=" * (-len(value) % 4), validate=True)
+    except ValueError:
+        return False
+    return b":" in plain
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
 def _is_random(value: str) -> bool:
     """A long string of all three kinds of characters with the spread of random ones; hexadecimal digests are not."""
     kinds = sum((any(map(str.isdigit, value)), any(map(str.islower, value)), any(map(str.isupper, value))))
@@ -150,6 +219,19 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
             0.9,
             accept=_is_password,
         ),
+        Rule("API_KEY", re.compile(_BASIC, re.ASCII), 0.95, accept=_is_basic),
+        Rule("API_KEY", re.compile(_BEARER, re.ASCII), 0.9, accept=_is_password),
+        Rule("API_KEY", re.compile(_HEADER_KEY, re.ASCII), 0.85, accept=_is_password),
+        Rule("API_KEY", re.compile(_COOKIE, re.ASCII), 0.92, accept=_is_key),
+        Rule("API_KEY", re.compile(_CAMEL_KEY, re.ASCII), 0.85, accept=_is_key),
+        Rule("PASSWORD", re.compile(_USER_OPTION, re.ASCII), 0.9),
+        Rule("PASSWORD", re.compile(_USER_AT_HOST, re.ASCII), 0.85),
+        Rule("PASSWORD", re.compile(_PAIR, re.ASCII), 0.85),
+        Rule("PASSWORD", re.compile(_SHORT_LABELS, re.ASCII), 0.8, accept=_is_password),
+        Rule("USERNAME", re.compile(_SHORT_USER, re.ASCII), 0.7, accept=_is_username),
+        Rule("PASSWORD", re.compile(_FOREIGN_PASSWORD, re.IGNORECASE), 0.85, accept=_is_password),
+        Rule("PASSWORD", re.compile(_BARE_FOREIGN_PASSWORD, re.IGNORECASE), 0.7, accept=_stated_password),
+        Rule("USERNAME", re.compile(_FOREIGN_USER, re.IGNORECASE), 0.8, accept=_is_username),
         Rule("PASSWORD", re.compile(_IN_URL, re.ASCII), 0.9),
         Rule("PASSWORD", re.compile(_PIN, re.ASCII), 0.8),
         Rule("USERNAME", re.compile(_USERNAME, re.ASCII), 0.8, accept=_is_username),

@@ -71,6 +71,8 @@ UP = "(?:" + "|".join(f"[{up}]" for up, _ in _SCRIPTS) + ")"
 """A capital of an alphabet that has capitals."""
 
 
+LABEL_END = rf"(?:(?<![{LATIN}])|(?![{LATIN}]))"
+"""Behind a label: not within a longer Latin word; a value may follow a label of another script at once."""
 ANY_UP = "".join(up for up, _ in _SCRIPTS)
 ALPHABETIC = "".join(script for _, script in _SCRIPTS)
 

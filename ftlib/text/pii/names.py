@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ftlib.text.pii.given_names import AMBIGUOUS, COMMON
+from ftlib.text.pii.given_names import AMBIGUOUS, COMMON, NOT_SURNAMES
+from ftlib.text.pii.labels import NAME_LABELS
 from ftlib.text.pii.letters import ANY_UP, LATIN, LATIN_UP, compile_latin, one_script
 from ftlib.text.pii.places import COUNTRIES
 from ftlib.text.pii.presidio import LocalRecognizer, RecognizerResult
@@ -138,6 +139,8 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
             if surnames is None:
                 continue
             further = bool(surnames[1]) and not _STOP_AFTER.match(surnames[1].strip())
+            if first in AMBIGUOUS and surnames[1].split()[:1] and surnames[1].split()[0].lower() in NOT_SURNAMES:
+                continue
             end = match.end() if not further else self._end(text, match, surnames)
             if first in COMMON:
                 found.append(result(self, "PERSON", match.start(), end, 0.8 if further else 0.6))
@@ -196,6 +199,7 @@ def _rules() -> list[Rule]:
         person(
             rf"(?<!\w)(?i:{_NAME_KEY}|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{_OTHER})", 0.7
         ),
+        person(rf"(?<!\w)(?i:{NAME_LABELS})['\"]?[ ]{{0,2}}[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{_OTHER})", 0.7),
         person(rf"(?:^|[\n.!?\"'(][ ]*|{_OTHER}){_GREETING},?[ ]{full}(?=[ ]*(?:[,!.:;\n-]|$)|{_OTHER})", 0.75),
         person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$)|{_OTHER})", 0.8),
         person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75),

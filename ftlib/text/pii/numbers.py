@@ -6,20 +6,12 @@ from typing import Any
 
 from ftlib.text.pii import checksums
 from ftlib.text.pii.finding import Finding
-from ftlib.text.pii.presidio import EntityRecognizer, LocalRecognizer
+from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.presidio import predefined_recognizers as presidio
 from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer, digits_between
 
-# Presidio's recognizers with a checksum, or with letters in fixed places, that need no word beside them.
-_NATIONAL = (
-    (presidio.InAadhaarRecognizer, "NATIONAL_ID"),
-    (presidio.EsNifRecognizer, "NATIONAL_ID"),
-    (presidio.EsNieRecognizer, "NATIONAL_ID"),
-    (presidio.ItFiscalCodeRecognizer, "NATIONAL_ID"),
-    (presidio.PlPeselRecognizer, "NATIONAL_ID"),
-    (presidio.FiPersonalIdentityCodeRecognizer, "NATIONAL_ID"),
-    (presidio.SgFinRecognizer, "NATIONAL_ID"),
-    (presidio.KrRrnRecognizer, "NATIONAL_ID"),
+# Presidio's recognizers with a test of the whole value that need no word beside them.
+_PROVEN_BY_PRESIDIO = (
     (presidio.UsMbiRecognizer, "INSURANCE_ID"),
     (presidio.CryptoRecognizer, "CRYPTO"),
 )
@@ -94,27 +86,26 @@ def _identifier_rules() -> list[Rule]:
     ]
 
 
-class NationalNumberRecognizer(ExpressionRecognizer):
-    """Presidio's recognizers of national numbers, each result under our entity."""
+class PresidioProvenRecognizer(ExpressionRecognizer):
+    """Values that Presidio's recognizers prove, each under our entity; their expressions with boundaries of ASCII."""
 
     def __init__(self, language: str = "en") -> None:
-        inner = [(kind(supported_language=language), entity) for kind, entity in _NATIONAL]
+        inner = [(kind(supported_language=language), entity) for kind, entity in _PROVEN_BY_PRESIDIO]
         self._inner: list[Any] = []
         expressions = []
         for recognizer, entity in inner:
             for pattern in recognizer.patterns:
                 self._inner.append(recognizer)
                 expressions.append((entity, re.compile(pattern.regex, recognizer.global_regex_flags | re.ASCII)))
-        super().__init__("NationalNumberRecognizer", expressions, language)
+        super().__init__("PresidioProvenRecognizer", expressions, language)
 
     def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
         """What passes its checksum; unvalidated matches are too weak to act on."""
-        asked = {id(self._inner[number]): number for number in numbers}
-        for number in asked.values():
-            recognizer, entity = self._inner[number], self.expressions[number][0]
-            for item in recognizer.analyze(text, recognizer.supported_entities):
-                if item.score >= EntityRecognizer.MAX_SCORE:
-                    yield Finding(item.start, item.end, entity, 0.9)
+        for number in numbers:
+            entity, pattern = self.expressions[number]
+            for match in pattern.finditer(text):
+                if match[0] and self._inner[number].validate_result(match[0]):
+                    yield Finding(*match.span(), entity, 0.9)
 
 
 def number_recognizers(language: str) -> list[LocalRecognizer]:
@@ -122,5 +113,5 @@ def number_recognizers(language: str) -> list[LocalRecognizer]:
     return [
         RuleRecognizer("FormattedNumberRecognizer", _rules(), language),
         RuleRecognizer("IdentifierShapeRecognizer", _identifier_rules(), language),
-        NationalNumberRecognizer(language),
+        PresidioProvenRecognizer(language),
     ]
