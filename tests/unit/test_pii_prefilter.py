@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.text.pii import prefilter
+from ftlib.text.pii.analyzer import build_recognizers
 from ftlib.text.pii.prefilter import Prefilter
 from ftlib.text.pii.relax import as_bytes, relaxed
 
@@ -126,3 +127,21 @@ def test_empty_texts_and_zero_bytes(content):
     assert {n for n, pattern in enumerate(PATTERNS) if pattern.search(content)} <= set(shared().candidates(content))
     zero = Prefilter([re.compile("\x00b"), re.compile("qq")])
     assert zero.candidates(content) == ([0] if "\x00b" in content else [])
+
+
+def test_the_engine_takes_every_expression_of_ours():
+    # One that it refuses is run on every text, and finding out which costs seconds at every start.
+    expressions = [
+        pattern for recognizer in build_recognizers() for _, pattern in getattr(recognizer, "expressions", ())
+    ]
+    told = {number: text for number, pattern in enumerate(expressions) if (text := relaxed(pattern)) is not None}
+    assert prefilter._database(told)[1] == frozenset(told)
+
+
+def test_a_refused_expression_costs_the_others_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("FTLIB_HOME", str(tmp_path))
+    huge = re.compile("|".join(f"word{number:05d}" for number in range(3000)))
+    gate = Prefilter([re.compile("abc"), huge])
+    assert gate.candidates("no such thing") == [1]
+    assert sorted(gate.candidates("abc")) == [0, 1]
+    assert list((tmp_path / "prefilter").glob("*.hs"))

@@ -76,7 +76,8 @@ def _database(expressions: dict[int, str]) -> tuple[hs.Database | None, frozense
     try:
         database = _compiled(expressions)
     except hs.error:
-        return _without_refused(expressions)
+        taken = _without_refused(expressions)
+        return _database(taken) if len(taken) < len(expressions) else (None, frozenset())
     try:
         write_bytes(str(path), hs.dumpb(database))
     except OSError as error:
@@ -107,13 +108,14 @@ def _compiled(expressions: dict[int, str]) -> hs.Database:
     return database
 
 
-def _without_refused(expressions: dict[int, str]) -> tuple[hs.Database | None, frozenset[int]]:
-    """The user's own expressions may be too large for the engine: those are always run."""
+def _without_refused(expressions: dict[int, str]) -> dict[int, str]:
+    """Those that the engine takes: the user's own may be too large for it, and are then always run."""
     taken = {}
     for number, text in expressions.items():
         try:
             _compiled({number: text})
         except hs.error:
+            logger.info("an expression of %d characters is too large for the prefilter: it is always run", len(text))
             continue
         taken[number] = text
-    return (_compiled(taken), frozenset(taken)) if taken else (None, frozenset())
+    return taken

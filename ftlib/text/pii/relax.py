@@ -114,8 +114,8 @@ class _Relaxer:
         members = _members(tuple(items), bool(flags & re.IGNORECASE), bool(flags & re.ASCII), over)
         if not members:
             raise _NothingSmaller
-        escaped = [rf"\x{ord(character):02x}" for character in members]
-        return escaped[0] if len(escaped) == 1 else f"[{''.join(escaped)}]"
+        ranges = _ranges(members)
+        return ranges if len(members) == 1 else f"[{ranges}]"
 
     @staticmethod
     def _any(_: Any, flags: int, over: bool) -> str:
@@ -174,6 +174,16 @@ class _Relaxer:
                 return ""
             raise
         return f"(?{'<' if direction < 0 else ''}{'=' if positive else '!'}{expression})"
+
+
+def _ranges(members: Iterable[str]) -> str:
+    """The inside of a set, neighbours written as a range: the engine takes no expression of over 16,000 bytes."""
+    codes, parts = sorted(map(ord, members)), []
+    while codes:
+        last = next((i for i, code in enumerate(codes) if code != codes[0] + i), len(codes)) - 1
+        parts.append(rf"\x{codes[0]:02x}" + (rf"-\x{codes[last]:02x}" if last > 1 else ""))
+        codes = codes[last + 1 :] if last > 1 else codes[1:]
+    return "".join(parts)
 
 
 _ONE_CHARACTER = (sre.LITERAL, sre.NOT_LITERAL, sre.IN, sre.ANY)
