@@ -14,7 +14,10 @@ Shape = Literal[
     "instruction_output",
     "instruction_response",
     "prompt_completion",
+    "kto",
     "messages",
+    "conversations",
+    "preferred_output",
     "text",
     "preference",
     "template",
@@ -60,6 +63,9 @@ class InputConfig(Config):
 
     system_prompt: str | None = None
     """A system message put before every conversation that has none."""
+
+    strict: bool = False
+    """Fail where a column of a file, or a key inside its messages, is carried on by no record; else the report lists each with its number of rows."""
 
     label_column: str = "label"
     """Column with the class of a record: used to stratify the split and to find contradictory labels."""
@@ -365,7 +371,7 @@ class MixConfig(Config):
     """Smallest share of train's weight that records of all other sources have; synthetic ones are weighed down until it holds."""
 
     replay: ReplayConfig | None = None
-    """General data for training to mix in. The manifest and the report record it; `jobs.train` does not mix it in yet."""
+    """General data for training to mix in. The manifest and the report record it; `jobs.train` mixes it in unless its `data.replay` names another source."""
 
     @model_validator(mode="after")
     def _floor_needs_sources(self) -> "MixConfig":

@@ -17,6 +17,7 @@ from ftlib.data import schema as s
 from ftlib.data.dedup import DECISION, REVIEW, contains, row_keys
 from ftlib.data.facts import Counts, count_decisions, count_processed
 from ftlib.data.filter import kept_rows
+from ftlib.data.leftout import LeftOut
 from ftlib.data.write import Assignment, id_hashes
 from ftlib.runtime.exchange import gather, map_blocks
 from ftlib.text.components import Edges
@@ -59,6 +60,11 @@ def count_rows(tables: list[pa.Table]) -> tuple[UInt64s, Counter[str], int]:
     """Of `sign.SIGNATURE` tables: row keys, rows of each source, broken rows."""
     table = pa.concat_tables(tables)
     return row_keys(table), Counter(table[s.SOURCE].to_pylist()), int(pc.sum(table["broken"]).as_py() or 0)
+
+
+def count_left_out(tables: list[pa.Table]) -> LeftOut:
+    """Of `sign.SIGNATURE` tables: the columns and keys that no record carries on."""
+    return LeftOut.of(text for table in tables for text in table[s.LEFT_OUT].drop_null().to_pylist())
 
 
 def signature_column(signatures: list[Any], name: str) -> tuple[UInt64s, np.ndarray]:

@@ -183,6 +183,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         "lengths": length_facts(counts),
         "splits": split_facts(counts),
         "residual": outcome.residual,
+        "left_out": outcome.left_out,
         **_mix_facts(config, outcome),  # type: ignore[typeddict-item]
         "warnings": outcome.warnings,
     }

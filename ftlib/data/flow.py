@@ -29,6 +29,7 @@ from ftlib.data.blocks import (
     conflict_groups,
     conflicts_in,
     count_decided,
+    count_left_out,
     count_placed,
     count_rows,
     held_rows,
@@ -53,6 +54,7 @@ from ftlib.data.dedup import (
 )
 from ftlib.data.facts import Counts
 from ftlib.data.filter import Marked
+from ftlib.data.leftout import LeftOut, LeftOutFacts, refuse_left_out
 from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import store_ids
@@ -99,6 +101,8 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     residual: ResidualFacts | None = None
     """What a second detector still finds in the redacted rows."""
+    left_out: list[LeftOutFacts] = field(default_factory=list)
+    """Columns and keys that no record carries on."""
     mix: list[dict[str, Any]] = field(default_factory=list)
     """Rows and weights of train by label or source, where they are weighted."""
 
@@ -124,6 +128,7 @@ class Flow:
         self._config, self._key, self._tasks, self._folder = config, key, tasks, folder
         self._answers = answers
         self._decisions: dict[int, Decision] = {}
+        self._left_out: list[LeftOutFacts] = []
         cluster = cluster_resources()
         shared = passes.share_cpus(cluster.get("CPU", 1.0), config.execution.num_workers)
         self._resources = passes.share_gpus(shared, cluster.get("GPU", 0.0), config.pii)
@@ -226,6 +231,9 @@ class Flow:
         by_source = sum((item[1] for item in counted), Counter[str]())
         broken = sum(item[2] for item in counted)
         self._check_broken(broken, len(rows))
+        self._left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
+        if self._config.input.strict:
+            refuse_left_out(self._left_out)
         self._partitions = min(self._partitions, 1 + len(rows) // _ROWS_PER_PARTITION)
         return blocks, rows, dict(sorted(by_source.items()))
 
@@ -358,6 +366,7 @@ class Flow:
             conflicts=groups[0],
             conflict_groups=groups[1],
             warnings=[*warnings, *mixed.warnings],
+            left_out=self._left_out,
             mix=mixed.facts(counts, by_source, config.mix.weights_by),
             residual=find_residual(rows.processed, kept[order], config.pii),
         )

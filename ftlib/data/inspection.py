@@ -119,10 +119,14 @@ def turn_order(roles: list[str]) -> tuple[str, ...]:
 
 
 def in_order(turns: tuple[str, ...]) -> bool:
-    """An optional system message, then user and assistant in turn (tools between them), the assistant last."""
+    """An optional instruction, then user and assistant in turn, the assistant last; it may call tools in between."""
     spoken = [role for role in turns if role != "tool"]
-    if spoken[:1] == ["system"]:
+    if spoken[:1] in (["system"], ["developer"]):
         spoken = spoken[1:]
+    # After a tool's result the assistant goes on.
+    again = [role == "assistant" and spoken[i - 1 : i] == [role] for i, role in enumerate(spoken)]
+    if "tool" in turns:
+        spoken = [role for role, repeated in zip(spoken, again, strict=True) if not repeated]
     expected = ["user", "assistant"] * (len(spoken) // 2)
     return bool(spoken) and spoken == expected
 

@@ -18,17 +18,19 @@ from ftlib.config.prepare import InputConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
+from ftlib.data.dialogue import Content
 from ftlib.data.inputs import InputFile, open_file
+from ftlib.data.leftout import LeftOut, num_chars
 from ftlib.data.near_keys import FOLDED_PURPOSE, folded_hash
 from ftlib.data.rows import RawRow, ReadTask, iter_rows
-from ftlib.data.shapes import Content, readable_columns, resolve_shape, subject_of, to_content, used_columns
+from ftlib.data.shapes import readable_columns, resolve_shape, subject_of, to_content, used_columns
 from ftlib.data.values import RowError, as_json
 from ftlib.text.keyed import KeyedHash, UInt64s
 
 logger = get_logger(__name__)
 
 SUBJECT_PURPOSE = "subject"
-_KEPT_OF_BROKEN = (s.ROW, s.SOURCE, s.SUBJECT, s.SUBJECT_FOLDED, s.CONTENT_HASH, s.RAW)
+_KEPT_OF_BROKEN = (s.ROW, s.SOURCE, s.SUBJECT, s.SUBJECT_FOLDED, s.CONTENT_HASH, s.RAW, s.LEFT_OUT)
 _PEEK_ROWS = 64
 _PEEK_LINES = 1000
 _TABLE_BYTES = 16 << 20
@@ -106,7 +108,11 @@ def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[
     if file.format == "parquet":
         used = readable_columns(shape, config)
         names = tuple(column for column in tasks[0].columns if column in used)
-        return [replace(task, shape=shape, columns=names, num_rows_estimate=task.stop - task.start) for task in tasks]
+        others = tuple(column for column in tasks[0].columns if column not in used)
+        return [
+            replace(task, shape=shape, columns=names, left_columns=others, num_rows_estimate=task.stop - task.start)
+            for task in tasks
+        ]
     unpacked = file.size_bytes * (_COMPRESSION_RATIO if file.compression else 1)
     whole = replace(whole, shape=shape, num_rows_estimate=max(num_seen, round(unpacked * num_seen / max(num_bytes, 1))))
     if file.format != "jsonl" or file.compression or file.size_bytes <= config.chunk_bytes:
@@ -154,7 +160,8 @@ def _peek(task: ReadTask, config: InputConfig, hasher: KeyedHash) -> tuple[list[
 def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | None = None) -> Iterator[pa.Table]:
     """Tables of `schema.READ` with the selected rows of one task, in order of position."""
     skip, take = (selection or Selection()).of(task)
-    builder = _Builder(task, settings)
+    # Later passes read the same rows again: what is left out is counted once.
+    builder = _Builder(task, settings, None if selection else _columns_left(task))
     content_hash = KeyedHash(settings.key, "content")
     for row in iter_rows(task, settings.input.max_record_bytes, content_hash):
         if row.position in skip or (take is not None and row.position not in take):
@@ -166,15 +173,31 @@ def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | 
         yield builder.build()
 
 
+def _columns_left(task: ReadTask) -> LeftOut:
+    """Counts of Parquet columns that are not read; of a row group that cannot be read the rows say so."""
+    import pyarrow.parquet as pq
+
+    left = LeftOut()
+    for name in task.left_columns:
+        try:
+            with open_file(task.path) as file:
+                table = pq.ParquetFile(file).read_row_group(task.row_group, columns=[name])
+        except (OSError, pa.ArrowException):
+            return LeftOut()
+        left.add_column(task.source, name, table[name])
+    return left
+
+
 class _Builder:
     """Collects rows until a table is full."""
 
-    def __init__(self, task: ReadTask, settings: ReadSettings) -> None:
+    def __init__(self, task: ReadTask, settings: ReadSettings, left: LeftOut | None) -> None:
         self._task, self._settings = task, settings
         self._id_hash, self._subject_hash = KeyedHash(settings.key, "id"), KeyedHash(settings.key, SUBJECT_PURPOSE)
         self._folded_hash = KeyedHash(settings.key, FOLDED_PURPOSE)
         self._rows: list[dict[str, Any]] = []
         self._size = 0
+        self._left = left
 
     @property
     def num_rows(self) -> int:
@@ -202,6 +225,8 @@ class _Builder:
             try:
                 content = to_content(row.values, self._task.shape, self._settings.input)
                 record.update(self._fields(content))
+                if self._left is not None:
+                    self._left.add(self._task.source, num_chars(row.values), content.left_out)
             except RowError as problem:
                 error = problem.error
             except RecursionError:
@@ -232,6 +257,7 @@ class _Builder:
             s.LABEL: content.label,
             s.WEIGHT: content.weight,
             s.METADATA: as_json(content.metadata),
+            s.TOOLS: content.tools,
         }
         if content.id:
             fields |= {s.ID: content.id, s.DERIVED: False}
@@ -240,6 +266,8 @@ class _Builder:
     def build(self) -> pa.Table:
         """The table of the rows so far; starts the next one."""
         rows, self._rows, self._size = self._rows, [], 0
+        if self._left is not None:
+            rows[0][s.LEFT_OUT], self._left = self._left.as_json(), LeftOut()
         try:
             return pa.Table.from_pylist(rows, schema=s.READ)
         except (UnicodeError, pa.ArrowInvalid, pa.ArrowTypeError):

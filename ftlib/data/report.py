@@ -13,9 +13,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from ftlib.core.storage import join, write_json, write_text
+from ftlib.data.leftout import MOST, LeftOutFacts
 
 Severity = Literal["high", "medium", "low", "info"]
 _MUCH_RESIDUAL = 0.1
+_SHOWN_NAMES = 20
 PERCENTILES = ("min", "p5", "p25", "p50", "p75", "p95", "p99", "max")
 
 
@@ -165,6 +167,8 @@ class Facts(TypedDict):
     splits: list[SplitFacts]
     residual: NotRequired[ResidualFacts | None]
     """None or absent: not scanned again."""
+    left_out: NotRequired[list[LeftOutFacts]]
+    """Columns and keys of the inputs that no record carries on."""
     mix: NotRequired[list[MixFacts]]
     replay: NotRequired[dict[str, str | float]]
     warnings: NotRequired[list[str]]
@@ -375,6 +379,22 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
             residual["num_records"],
             "Look at records of these types; cover what is personal with pii.patterns or pii.deny_list, "
             "and set pii.max_residual to gate the job.",
+        )
+    for source in {row["source"]: None for row in facts.get("left_out", [])}:
+        rows = [row for row in facts.get("left_out", []) if row["source"] == source]
+        share = sum(row["share_of_text"] for row in rows)
+        found.append(
+            {
+                "severity": "high" if share > MOST else "medium",
+                "title": f"{source}: columns or keys that no record carries on, {share:.1%} of the file's text",
+                "count": max(row["num_rows"] for row in rows),
+                "fix": "Bring what matters into the records (metadata, input.template, or a shape that knows it); "
+                "input.strict=true refuses such files.",
+                "examples": [
+                    f"{row['name']}: {row['num_rows']} rows, {row['share_of_text']:.1%} of the text"
+                    for row in rows[:_SHOWN_NAMES]
+                ],
+            }
         )
     for warning in facts.get("warnings", []):
         add(True, "medium", warning, 1, "See the message.")

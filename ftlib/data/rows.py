@@ -41,6 +41,8 @@ class ReadTask:
     """About how many rows come out: for progress only."""
     columns: tuple[str, ...] = ()
     """Parquet: columns that are read."""
+    left_columns: tuple[str, ...] = ()
+    """Parquet: columns that no record carries on; they are counted, not read."""
     query: Query | None = None
     """SQL: what is asked."""
 

@@ -33,6 +33,7 @@ ERROR = "error"
 CONTENT_HASH = "content_hash"
 RAW = "raw"
 FINDINGS = "findings"
+LEFT_OUT = "left_out"
 
 SPLITS = ("train", "val", "test")
 
@@ -148,9 +149,11 @@ READ = pa.schema(
         (ERROR, pa.string()),
         (CONTENT_HASH, pa.string()),
         (RAW, pa.binary()),
+        (LEFT_OUT, pa.string()),
     ]
 )
-"""What readers emit: a canonical record, or, where `error` is not null, a row for quarantine."""
+"""What readers emit: a canonical record, or, where `error` is not null, a row for quarantine. `left_out`: on the first
+row of a table, what `data.leftout` counted in all of its rows."""
 
 PROCESSED = pa.schema([*READ, (STAGE, pa.string()), (REASON, pa.string()), (FINDINGS, pa.list_(FINDING_TYPE))])
 """After redaction and filters: `stage` and `reason` are null for rows that are kept."""

@@ -1,7 +1,8 @@
 """From a raw row of any supported shape to the content of a canonical record.
 
 In: one row as a mapping of columns. Out: `Content`, or a `RowError` whose `error` class names what is wrong without
-quoting it. The shape is one for each file: detected from its first rows, or set.
+quoting it. A file has a shape, detected from its first rows or set; where it is detected, a row that has the columns of
+another shape only has that one. Columns and keys that no record carries on are counted in `Content.left_out`.
 """
 
 import json
@@ -9,36 +10,32 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ftlib.config.prepare import InputConfig, TemplateConfig
 from ftlib.core.errors import UserError
+from ftlib.data import schema as s
+from ftlib.data.conversation import Message, check_conversation
+from ftlib.data.dialogue import (
+    Content,
+    Row,
+    from_conversations,
+    from_messages,
+    instruction_and,
+    pair_of,
+    prompt_completion,
+    text_of,
+)
+from ftlib.data.leftout import is_nothing, num_chars
+from ftlib.data.preference import kto, preference, preferred_output, truth_of
+from ftlib.data.records import INSTRUCTING
 from ftlib.data.values import RowError, as_key, as_text, is_blank
-
-Row = Mapping[str, Any]
-Message = dict[str, str]
-ROLES = ("system", "user", "assistant", "tool")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 LANGUAGE = "language"
 _COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE}
-
-
-@dataclass
-class Content:
-    """The content of a canonical record."""
-
-    messages: list[Message] | None = None
-    text: str | None = None
-    rejected: str | None = None
-    id: str | None = None
-    label: str | None = None
-    weight: float = 1.0
-    subject: str | None = None
-    metadata: Any = field(default_factory=dict)
 
 
 def _has(row: Row, *names: str) -> bool:
@@ -47,10 +44,13 @@ def _has(row: Row, *names: str) -> bool:
 
 
 _DETECTORS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("messages", lambda row: _has(row, "messages")),
     ("preference", lambda row: _has(row, "chosen", "rejected") or _has(row, "input", "output", "negative")),
+    ("preferred_output", lambda row: _has(row, "input", "preferred_output", "non_preferred_output")),
+    ("messages", lambda row: _has(row, "messages")),
+    ("conversations", lambda row: _has(row, "conversations")),
     ("instruction_output", lambda row: _has(row, "instruction", "output")),
     ("instruction_response", lambda row: _has(row, "instruction", "response")),
+    ("kto", lambda row: _has(row, "prompt", "completion") and truth_of(row.get("label")) is not None),
     ("prompt_completion", lambda row: _has(row, "prompt", "completion")),
     ("input_output", lambda row: _has(row, "input", "output")),
     ("text", lambda row: _has(row, "text")),
@@ -65,9 +65,11 @@ def shape_of(row: Row) -> str | None:
 
 def row_shape(row: Row, shape: str, config: InputConfig) -> str:
     """The shape of one row of a file of the given shape: its own, where it has not the file's columns but another's."""
-    if config.shape != "auto" or shape not in _MATCHES or _MATCHES[shape](row):
+    if config.shape != "auto" or shape not in _MATCHES:
         return shape
-    return shape_of(row) or shape
+    if shape == "prompt_completion" and _MATCHES["kto"](row):
+        return "kto"  # most rows may lack the verdict, but no bad answer may pass for a good one
+    return shape if _MATCHES[shape](row) else shape_of(row) or shape
 
 
 def resolve_shape(source: str, rows: Sequence[Row], config: InputConfig) -> str:
@@ -109,20 +111,28 @@ def _check_template(source: str, template: TemplateConfig, columns: Sequence[str
 
 def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     """Build a record's content; raises RowError."""
-    content = _BUILDERS[row_shape(row, shape, config)](row, config)
+    shape = row_shape(row, shape, config)
+    content = _BUILDERS[shape](row, config)
     if content.messages is not None:
-        _check_messages(content.messages)
-        if config.system_prompt and content.messages[0]["role"] != "system":
-            content.messages.insert(0, {"role": "system", "content": config.system_prompt})
+        check_conversation(content.messages, answered=content.rejected is None or shape not in _BAD_ANSWERS)
+        if config.system_prompt and content.messages[0]["role"] not in INSTRUCTING:
+            content.messages.insert(0, {"role": "system", s.CONTENT: config.system_prompt})
     elif not (content.text or "").strip():
         raise RowError("empty_text")
+    if content.rejected is not None and not content.rejected.strip():
+        raise RowError("empty_answer")
     content.id = as_key(row.get("id"), "bad_id") or None
-    content.label = as_key(_lookup(row, config.label_column), "bad_label") or None
+    if shape != "kto" or config.label_column != s.LABEL:
+        content.label = as_key(_lookup(row, config.label_column), "bad_label") or None
     content.subject = as_key(_lookup(row, config.subject_column), "bad_subject") or None
     content.weight = _weight(row.get("weight"))
     content.metadata = _metadata(row.get("metadata"))
     if isinstance(row.get(LANGUAGE), str) and isinstance(content.metadata, dict):
         content.metadata = {LANGUAGE: row[LANGUAGE], **content.metadata}
+    used = used_columns(shape, config)
+    for name, value in row.items():
+        if name not in used and not is_nothing(value):
+            content.left_out[name] += num_chars(value)
     return content
 
 
@@ -134,19 +144,36 @@ def subject_of(row: Row, config: InputConfig) -> str | None:
         return None
 
 
+_TOOLS = {s.TOOLS, "functions"}
+_COLUMNS: dict[str, set[str]] = {
+    "messages": {"messages", *_TOOLS},
+    "conversations": {"conversations", "system", *_TOOLS},
+    "preference": {
+        "prompt", "instruction", "input", "output", "chosen", "rejected", "negative", "messages", "conversations",
+        "system", *_TOOLS,
+    },
+    "preferred_output": {"input", "preferred_output", "non_preferred_output", *_TOOLS},
+    "instruction_output": {"instruction", "context", "input", "output", "negative", "system", "history"},
+    "instruction_response": {"instruction", "context", "input", "response", "negative", "system", "history"},
+    "prompt_completion": {"prompt", "completion", "negative", "system", "history", *_TOOLS},
+    "kto": {"prompt", "completion", "label", "system", "history", *_TOOLS},
+    "input_output": {"input", "output", "negative", "system", "history"},
+    "text": {"text"},
+    # `source` is made anew from the file's name.
+    "canonical": {"messages", "text", "rejected", s.TOOLS, s.SOURCE},
+}  # fmt: skip
+"""Shape → columns that its records are made of."""
+_BAD_ANSWERS = ("kto", "canonical")
+"""Shapes that can hold an undesirable answer alone."""
+
+
 def used_columns(shape: str, config: InputConfig) -> set[str]:
     """Columns that end up in the record; the others are left out."""
     used = _COMMON_COLUMNS | {config.label_column.split(".")[0], config.subject_column.split(".")[0]}
     if shape == "template" and config.template:
         parts = (config.template.user, config.template.assistant, config.template.system or "")
         return used | {name.split(".", 1)[0] for part in parts for name in _PLACEHOLDER.findall(part)}
-    if shape == "canonical":
-        return used | {"messages", "text", "rejected"}
-    if shape == "instruction_output":
-        return used | {"instruction", "input", "output", "negative"}
-    if shape == "preference":
-        return used | {"prompt", "instruction", "input", "output", "chosen", "rejected", "negative", "messages"}
-    return used | set(shape.split("_")) | {"negative"}
+    return used | _COLUMNS[shape]
 
 
 def readable_columns(shape: str, config: InputConfig) -> set[str]:
@@ -155,65 +182,15 @@ def readable_columns(shape: str, config: InputConfig) -> set[str]:
     return set().union(*(used_columns(each, config) for each in shapes))
 
 
-def _pair(user: str, assistant: str) -> Content:
-    return Content(messages=[{"role": "user", "content": user}, {"role": "assistant", "content": assistant}])
-
-
-def _pair_of(question: str, answer: str) -> Callable[[Row, InputConfig], Content]:
-    def build(row: Row, config: InputConfig) -> Content:
-        content = _pair(_text(row, question), _text(row, answer))
-        if not is_blank(row.get("negative")):
-            content.rejected = _text(row, "negative")
-        return content
-
-    return build
-
-
-def _instruction_output(row: Row, config: InputConfig) -> Content:
-    question = _text(row, "instruction")
-    if not is_blank(row.get("input")):
-        question = f"{question}\n\n{_text(row, 'input')}"
-    content = _pair(question, _text(row, "output"))
-    if not is_blank(row.get("negative")):
-        content.rejected = _text(row, "negative")
-    return content
-
-
-def _from_messages(row: Row, config: InputConfig) -> Content:
-    return Content(messages=_messages(row.get("messages")))
-
-
 def _from_text(row: Row, config: InputConfig) -> Content:
-    return Content(text=_text(row, "text"))
+    return Content(text=text_of(row, "text"))
 
 
 def _canonical(row: Row, config: InputConfig) -> Content:
-    """A record as `jobs.prepare` writes it: `messages` or `text`, perhaps `rejected`."""
-    content = _from_text(row, config) if row.get("messages") is None else _from_messages(row, config)
-    content.rejected = None if row.get("rejected") is None else _text(row, "rejected")
+    """A record as `jobs.prepare` writes it: `messages` or `text`, perhaps `rejected` and `tools`."""
+    content = _from_text(row, config) if row.get("messages") is None else from_messages(row, config)
+    content.rejected = None if row.get("rejected") is None else text_of(row, "rejected")
     return content
-
-
-def _preference(row: Row, config: InputConfig) -> Content:
-    """`prompt`, `chosen`, `rejected` (each a string or messages), or `input`, `output`, `negative`."""
-    if is_blank(row.get("chosen")) and not is_blank(row.get("negative")):
-        content = _pair(_text(row, "input"), _text(row, "output"))
-        content.rejected = _text(row, "negative")
-        return content
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    prompt = next((row[name] for name in ("prompt", "instruction", "input") if not is_blank(row.get(name))), None)
-    head = _messages(prompt) if isinstance(prompt, list) else None
-    if isinstance(chosen, list):
-        conversation, refused = _messages(chosen), _messages(rejected)
-        if prompt is not None and len(conversation) == 1:
-            conversation = [*(head or [{"role": "user", "content": as_text(prompt)}]), *conversation]
-        return Content(messages=conversation, rejected=refused[-1]["content"])
-    answer = {"role": "assistant", "content": as_text(chosen)}
-    if head is not None:
-        return Content(messages=[*head, answer], rejected=as_text(rejected))
-    if prompt is not None:
-        return Content(messages=[{"role": "user", "content": as_text(prompt)}, answer], rejected=as_text(rejected))
-    return Content(text=as_text(chosen), rejected=as_text(rejected))
 
 
 def _from_template(row: Row, config: InputConfig) -> Content:
@@ -223,56 +200,29 @@ def _from_template(row: Row, config: InputConfig) -> Content:
     def fill(pattern: str) -> str:
         return _PLACEHOLDER.sub(lambda match: as_text(_lookup(row, match.group(1))), pattern)
 
-    content = _pair(fill(template.user), fill(template.assistant))
-    if template.system and content.messages:
-        content.messages.insert(0, {"role": "system", "content": fill(template.system)})
-    return content
+    messages: list[Message] = [
+        {"role": "user", s.CONTENT: fill(template.user)},
+        {"role": "assistant", s.CONTENT: fill(template.assistant)},
+    ]
+    if template.system:
+        messages.insert(0, {"role": "system", s.CONTENT: fill(template.system)})
+    return Content(messages=messages)
 
 
 _BUILDERS: dict[str, Callable[[Row, InputConfig], Content]] = {
-    "messages": _from_messages,
-    "preference": _preference,
-    "instruction_output": _instruction_output,
-    "instruction_response": _pair_of("instruction", "response"),
-    "prompt_completion": _pair_of("prompt", "completion"),
-    "input_output": _pair_of("input", "output"),
+    "messages": from_messages,
+    "conversations": from_conversations,
+    "preference": preference,
+    "preferred_output": preferred_output,
+    "instruction_output": instruction_and("output"),
+    "instruction_response": instruction_and("response"),
+    "prompt_completion": prompt_completion,
+    "kto": kto,
+    "input_output": pair_of("input", "output"),
     "text": _from_text,
     "template": _from_template,
     "canonical": _canonical,
 }
-
-
-def _text(row: Row, name: str) -> str:
-    if name not in row:
-        raise RowError("missing_column")
-    return as_text(row[name])
-
-
-def _messages(value: Any) -> list[Message]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise RowError("bad_messages") from None
-    if not isinstance(value, list) or not value:
-        raise RowError("null_text" if value is None else "bad_messages")
-    messages = []
-    for item in value:
-        if not isinstance(item, dict) or item.get("role") not in ROLES:
-            raise RowError("bad_messages")
-        messages.append({"role": item["role"], "content": as_text(item.get("content"))})
-    return messages
-
-
-def _check_messages(messages: Sequence[Message]) -> None:
-    """A conversation needs something said by the user and something answered."""
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    if not answers:
-        raise RowError("no_assistant_message")
-    if not all(answer.strip() for answer in answers):
-        raise RowError("empty_answer")
-    if not any(message["content"].strip() for message in messages if message["role"] != "assistant"):
-        raise RowError("empty_input")
 
 
 def _lookup(row: Row, path: str) -> Any:

@@ -39,6 +39,7 @@ WORDS = "words"
 SIGNATURE = pa.schema(
     [
         *s.IDENTITY,
+        (s.LEFT_OUT, pa.string()),
         ("broken", pa.bool_()),
         ("input_hash", pa.uint64()),
         ("outcome_hash", pa.uint64()),

@@ -27,7 +27,7 @@ def read(path, rows_per_block=1000, selection=None, keep_raw=False, **config):
     settings = ReadSettings(InputConfig(paths=paths, **config), KEY, rows_per_block, keep_raw)
     tasks = plan_reads(find_inputs(paths), settings.input, KEY)
     tables = [table for task in tasks for table in read_records(task, settings, selection)]
-    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    rows = pa.concat_tables(tables).drop_columns([s.LEFT_OUT]).to_pylist() if tables else []
     return sorted(rows, key=lambda row: row[s.ROW])
 
 

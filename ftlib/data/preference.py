@@ -1,0 +1,121 @@
+"""Builders of preferences: a better and a worse answer to one prompt, or an undesirable answer alone.
+
+In: one row as a mapping of columns. Out: `Content` whose `rejected` is the worse answer; of an undesirable answer alone
+the messages end with the prompt. Raises `RowError`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftlib.config.prepare import InputConfig
+from ftlib.data import schema as s
+from ftlib.data.conversation import Left, Message, as_conversation, check_conversation, conversation, tools_json
+from ftlib.data.dialogue import Content, Row, dialogue, prompt_completion, text_of, with_system
+from ftlib.data.leftout import is_nothing, num_chars
+from ftlib.data.values import RowError, as_text, is_blank
+
+
+def truth_of(value: Any) -> bool | None:
+    """A boolean, also as CSV spells it; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def kto(row: Row, config: InputConfig) -> Content:
+    """TRL's unpaired preferences: where `label` is false, the completion is an undesirable answer alone."""
+    content = prompt_completion(row, config)
+    assert content.messages is not None
+    check_conversation(content.messages)
+    if not truth_of(row.get("label")):
+        content.messages, content.rejected = content.messages[:-1], _last_words(content.messages)
+    return content
+
+
+def _last_words(messages: Sequence[Message]) -> str:
+    """The text of a last answer; raises RowError for a call of a tool, which cannot be an undesirable answer."""
+    last = messages[-1]
+    if last["role"] != "assistant" or last.get(s.TOOL_CALLS):
+        raise RowError("rejected_is_no_text")
+    return str(last[s.CONTENT])
+
+
+def preference(row: Row, config: InputConfig) -> Content:
+    """`prompt`, `chosen`, `rejected` (each a string or messages), or `input`, `output`, `negative`."""
+    if not is_blank(row.get("negative")) and any(is_blank(row.get(name)) for name in ("chosen", "rejected")):
+        return dialogue(row, text_of(row, "input"), text_of(row, "output"))
+    left: Left = Counter()
+    names = ("prompt", "instruction", "input", "messages", "conversations")
+    name = next((name for name in names if not is_nothing(row.get(name))), None)
+    if name is None and not any(isinstance(row.get(side), (list, Mapping)) for side in ("chosen", "rejected")):
+        return Content(text=as_text(row.get("chosen")), rejected=as_text(row.get("rejected")))
+    head = [] if name is None else as_conversation(row[name], "user", left, name)
+    chosen = as_conversation(row.get("chosen"), "assistant", left, "chosen")
+    rejected = as_conversation(row.get("rejected"), "assistant", left, "rejected")
+    content = _compared(row, head, chosen, rejected, left)
+    for other in names:
+        # Some files say the prompt, or all of the better conversation, once more.
+        if other != name and other in row and not is_nothing(row[other]) and row[other] not in (row["chosen"], head):
+            left[other] += num_chars(row[other])
+    return content
+
+
+def preferred_output(row: Row, config: InputConfig) -> Content:
+    """OpenAI's preferences: the conversation in `input.messages`, an answer in each of the two outputs."""
+    given = _object(row.get("input"))
+    left: Left = Counter()
+    for key, value in given.items():
+        if key not in ("messages", s.TOOLS) and not is_nothing(value):
+            left[f"input.{key}"] += num_chars(value)
+    head = conversation(given.get("messages"), left, "input.messages")
+    chosen, rejected = (
+        as_conversation(_parsed_list(row.get(name)), "assistant", left, name)
+        for name in ("preferred_output", "non_preferred_output")
+    )
+    content = _compared(row, head, chosen, rejected, left)
+    content.tools = tools_json(given) or content.tools
+    return content
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError("bad_messages") from None
+    if not isinstance(value, Mapping):
+        raise RowError("bad_messages")
+    return value
+
+
+def _parsed_list(value: Any) -> Any:
+    """A list that a CSV cell spells as JSON; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _compared(row: Row, head: list[Message], chosen: list[Message], rejected: list[Message], left: Left) -> Content:
+    """A record of two answers to one prompt, which either stands before both (`head`) or begins both."""
+    if head and chosen[: len(head)] == head:
+        chosen = chosen[len(head) :]
+    if head and rejected[: len(head)] == head:
+        rejected = rejected[len(head) :]
+    if not chosen or not rejected:
+        raise RowError("no_assistant_message")
+    if chosen[:-1] != rejected[:-1]:
+        # A record holds the worse of two answers, not of two conversations.
+        raise RowError("prompts_differ")
+    for key in set(rejected[-1]) - {"role", s.CONTENT, s.TOOL_CALLS}:
+        left[f"rejected[].{key}"] += num_chars(rejected[-1][key])
+    return Content(
+        messages=with_system(row, [*head, *chosen]),
+        rejected=_last_words(rejected),
+        tools=tools_json(row),
+        left_out=left,
+    )
