@@ -12,7 +12,8 @@ Weights of records scale their loss, or say how often an epoch shows them.
 
 import hashlib
 import heapq
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,80 +25,25 @@ from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import atomic_dir, filesystem, write_json
+from ftlib.data.compared import last_answer, preference_rows
 from ftlib.data.pack import INFO, UNITS, write_file, write_index
-from ftlib.data.records import read_records_file
-from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, WEIGHT
-from ftlib.data.unsupervised import (
-    CUT_OFF,
-    NO_ASSISTANT,
-    NO_REJECTED,
-    NOT_RENDERED,
-    REFUSED,
-    WEIGHT_ZERO,
-    Unsupervised,
-    why_unsupervised,
-)
-from ftlib.models.chat import encode_example, encode_text
+from ftlib.data.records import is_bad_answer_alone, read_records_file, tool_definitions, turns
+from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, TOOLS, WEIGHT
+from ftlib.data.sequences import LOST, Sequences, TokenizeSettings, id_hash, num_copies, record_weight
+from ftlib.data.unsupervised import Unsupervised, why_unsupervised
+from ftlib.models.chat import encode_text, encode_turns
+
+__all__ = ["LOST", "Sequences", "TokenizeSettings", "id_hash", "last_answer", "num_copies", "preference_rows"]
 
 logger = get_logger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder's layout and of the algorithm: part of the key."""
 INPUTS = "inputs.json"
 """What the tokens were made from, beside them."""
 _COUNTERS = ("num_rows", "num_truncated", "num_too_long", "num_supervised")
-
-
-@dataclass(frozen=True)
-class TokenizeSettings:
-    """How a split becomes sequences."""
-
-    tokenizer_folder: str
-    max_seq_len: int
-    packing: bool = True
-    max_unsupervised: float = 0.01
-    """The share of rows without a learnt token above which `tokenize_split` raises."""
-    max_rows: int | None = None
-    """Only this many rows, those with the smallest hash of id."""
-    objective: str = "sft"
-    """`sft`; `dpo`: a chosen and a rejected answer a sample; `kto`: an answer, and one of the next sample."""
-    truncation: str = "left"
-    """What a conversation that is too long loses: `left` of its prompt, its `right` end, or `drop`: the whole of it."""
-    weighting: str = "loss"
-    """A record's weight scales its `loss`, or by `sampling` says how often an epoch shows it."""
-    class_weights: tuple[tuple[str, float], ...] = ()
-    """Factors of the weights of records with a label."""
-    units: bool = False
-    """Also write `units.npy`, which private training needs."""
-
-
-@dataclass
-class Sequences:
-    """Sequences of one file with their counters."""
-
-    tokens: list[list[int]] = field(default_factory=list)
-    weights: list[list[float]] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    copies: list[int] = field(default_factory=list)
-    """How often an epoch shows each sequence."""
-    samples: list[tuple[float, float]] = field(default_factory=list)
-    """Of preferences: weight and whether the answer is desirable, of each pair of sequences."""
-    units: list[tuple[int, int]] = field(default_factory=list)
-    """Of each sequence the hashes of its record's id and of its data subject (0: none)."""
-    num_rows: int = 0
-    num_truncated: int = 0
-    num_too_long: int = 0
-    unsupervised: Unsupervised = field(default_factory=Unsupervised)
-
-    def add(
-        self, record_id: str, ids: list[int], weights: list[float], copies: int = 1, unit: tuple[int, int] = (0, 0)
-    ) -> None:
-        """Append a sequence."""
-        self.tokens.append(ids)
-        self.weights.append(weights)
-        self.ids.append(record_id)
-        self.copies.append(copies)
-        self.units.append(unit)
+COLUMNS = [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL, SUBJECT, TOOLS]
+"""What is read of a prepared split."""
 
 
 def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: TokenizeSettings) -> Path:
@@ -121,7 +67,17 @@ def tokenize_split(files: list[str], inputs: Any, cache: Path, settings: Tokeniz
             # Erasure finds the tokens of a dataset by it.
             write_json(str(target / INPUTS), inputs)
         logger.info("tokenised: %s", ", ".join(f"{name} {value}" for name, value in info.items()))
+        warn_of_losses(info)
     return folder
+
+
+def warn_of_losses(counts: Mapping[str, Any]) -> None:
+    """Say on the log what the chat template lost, where it lost anything."""
+    words = ("turns are not learnt, since as history the template renders them otherwise",
+             "turns lose their reasoning", "rows lose the definitions of their tools")  # fmt: skip
+    found = [f"{counts[name]} {text}" for name, text in zip(LOST, words, strict=True) if counts.get(name)]
+    if found:
+        logger.warning("the model's chat template does not render all of the records: %s", "; ".join(found))
 
 
 def packed_key(inputs: Any, settings: TokenizeSettings) -> str:
@@ -144,19 +100,14 @@ def hash_limit(files: list[str], max_rows: int | None) -> int | None:
     return smallest[-1] if smallest else None
 
 
-def id_hash(record_id: str) -> int:
-    """64 bits of SHA-256 of a record's id."""
-    return int.from_bytes(hashlib.sha256(record_id.encode()).digest()[:8], "big")
-
-
 def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: TokenizeSettings) -> Sequences:
     """Tokenise canonical records; each sequence has at least one learnt token after its first."""
     if settings.objective != "sft":
         return preference_rows(rows, tokenizer, settings)
     result, factors = Sequences(num_rows=len(rows)), dict(settings.class_weights)
     for row in rows:
-        weight = _weight(row, factors)
-        pieces, truncated = _pieces(row, tokenizer, settings)
+        weight = record_weight(row, factors)
+        pieces, truncated = _pieces(row, tokenizer, settings, result)
         pieces = [(ids, mask) for ids, mask in pieces if any(mask[1:]) and weight > 0]
         result.num_truncated += truncated
         if truncated and not pieces and settings.truncation == "drop":
@@ -171,104 +122,8 @@ def tokenize_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: Tokenize
     return result
 
 
-def preference_rows(rows: list[dict[str, Any]], tokenizer: Any, settings: TokenizeSettings) -> Sequences:
-    """Tokenise records of preferences, two sequences a sample; only the answers at the end weigh (1 a token).
-
-    DPO needs both answers. KTO takes an answer alone (desirable) or two (the second undesirable), each beside another
-    record's answer to its own prompt, from which the divergence is estimated.
-    """
-    result, factors = Sequences(num_rows=len(rows)), dict(settings.class_weights)
-    answers: list[Answer] = []
-    for row in rows:
-        chosen = row[MESSAGES][-1] if row.get(MESSAGES) else {"role": "none"}
-        rejected = row.get(REJECTED)
-        reasons = [
-            reason
-            for reason, holds in (
-                (NO_ASSISTANT, chosen["role"] != "assistant"),
-                (WEIGHT_ZERO, _weight(row, factors) <= 0),
-                (NO_REJECTED, settings.objective == "dpo" and not rejected),
-            )
-            if holds
-        ]
-        if reasons:
-            result.unsupervised.add(row[ID], reasons[0])
-            continue
-        answers.append((row, chosen["content"], True))
-        if rejected:
-            answers.append((row, rejected, False))
-    if settings.objective == "dpo":
-        pairs = list(zip(answers[::2], answers[1::2], strict=True))
-    else:
-        pairs = [(answer, (answer[0], _foreign_answer(answers, place), False)) for place, answer in enumerate(answers)]
-    for pair in pairs:
-        _add_pair(result, pair, tokenizer, settings, _weight(pair[0][0], factors))
-    return result
-
-
-Answer = tuple[dict[str, Any], str, bool]
-"""A record, an answer to its prompt, and whether that is desirable."""
-
-
-def _foreign_answer(answers: list[Answer], place: int) -> str:
-    """The next answer to another record's prompt (records have at most two); its own where there is none."""
-    following = (answers[(place + step) % len(answers)] for step in (1, 2))
-    return next((answer for row, answer, _ in following if row is not answers[place][0]), answers[place][1])
-
-
-def _add_pair(
-    result: Sequences, pair: tuple[Answer, Answer], tokenizer: Any, settings: TokenizeSettings, weight: float
-) -> None:
-    """Two answers to one prompt, which both lose the same tokens of when one is too long."""
-    row, limit, encoded = pair[0][0], settings.max_seq_len, []
-    for _, answer, _ in pair:
-        try:
-            ids, mask = encode_example(tokenizer, [*row[MESSAGES][:-1], {"role": "assistant", "content": answer}])
-        except UserError:
-            ids, mask = [], []
-        encoded.append((ids, last_answer(mask)))
-    if not all(any(mask[1:]) for _, mask in encoded):
-        result.unsupervised.add(row[ID], NOT_RENDERED if all(ids for ids, _ in encoded) else REFUSED)
-        return
-    excess = max(len(ids) for ids, _ in encoded) - limit
-    if excess > 0:
-        result.num_truncated += 1
-        if settings.truncation == "drop":
-            result.num_too_long += 1
-            return
-        start = min(mask.index(True) for _, mask in encoded)
-        cut = min(excess, max(start - 1, 0)) if settings.truncation == "left" else 0
-        encoded = [(ids[cut : cut + limit], mask[cut : cut + limit]) for ids, mask in encoded]
-        if not all(any(mask[1:]) for _, mask in encoded):
-            result.unsupervised.add(row[ID], CUT_OFF)
-            return
-    for ids, mask in encoded:
-        result.add(row[ID], ids, [1.0 if flag else 0.0 for flag in mask])
-    result.samples.append((weight, float(pair[0][2])))
-
-
-def last_answer(mask: list[bool]) -> list[bool]:
-    """A mask without all but its last run of True."""
-    end = len(mask) - 1 - mask[::-1].index(True) if any(mask) else -1
-    start = end
-    while start > 0 and mask[start - 1]:
-        start -= 1
-    return [start <= place <= end for place in range(len(mask))] if end >= 0 else mask
-
-
-def num_copies(record_id: str, weight: float) -> int:
-    """How often an epoch shows a record of a weight: its whole part, and once more for the fraction of all such ids."""
-    whole = int(weight)
-    return whole + (id_hash(f"copies:{record_id}") / 2**64 < weight - whole)
-
-
-def _weight(row: dict[str, Any], factors: dict[str, float]) -> float:
-    weight = 1.0 if row.get(WEIGHT) is None else float(row[WEIGHT])
-    return weight * factors.get(row.get(LABEL) or "", 1.0)
-
-
 def _pieces(
-    row: dict[str, Any], tokenizer: Any, settings: TokenizeSettings
+    row: dict[str, Any], tokenizer: Any, settings: TokenizeSettings, result: Sequences
 ) -> tuple[list[tuple[list[int], list[bool]]], bool]:
     limit = settings.max_seq_len
     if not row.get(MESSAGES):
@@ -276,10 +131,15 @@ def _pieces(
         # Pieces share a token, so that the first of each is learnt in the piece before.
         starts = range(0, max(1, len(ids) - 1), limit - 1)
         return [(ids[start : start + limit], mask[start : start + limit]) for start in starts], False
+    if is_bad_answer_alone(row):
+        return [], False
     try:
-        ids, mask = encode_example(tokenizer, row[MESSAGES])
+        encoded = encode_turns(tokenizer, turns(row), tool_definitions(row))
     except UserError:  # the template refuses this conversation: counted with those that teach nothing
         return [], False
+    ids, mask = encoded.ids, encoded.supervised
+    if any(mask[1:]):
+        result.count_lost(encoded)
     if len(ids) <= limit:
         return [(ids, mask)], False
     cut = {"left": [truncate(ids, mask, limit)], "right": [(ids[:limit], mask[:limit])], "drop": []}
@@ -321,9 +181,8 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not len(whole["sequences"]) or not whole["copies"].any():
         raise UserError("the split has no row to learn from")
-    counts = {name: sum(result[name] for result in results) for name in _COUNTERS} | {
-        "num_unsupervised": unsupervised.num_rows
-    }
+    counts = {name: sum(result[name] for result in results) for name in (*_COUNTERS, *LOST)}
+    counts["num_unsupervised"] = unsupervised.num_rows
     if settings.units:
         np.save(target / UNITS, whole["units"])
     samples = whole["samples"] if settings.objective != "sft" else None
@@ -335,7 +194,7 @@ def _build(files: list[str], target: Path, settings: TokenizeSettings, limit: in
 
 def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings, limit: int | None) -> dict[str, Any]:
     """Ray Data task: one Parquet file to one file of tokens and weights; returns counters."""
-    rows = _read(item["path"], [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL, SUBJECT])
+    rows = _read(item["path"], COLUMNS)
     if limit is not None:
         rows = [row for row in rows if id_hash(row[ID]) <= limit]
     result = tokenize_rows(rows, _tokenizer(settings.tokenizer_folder), settings)
@@ -355,6 +214,7 @@ def _tokenize_file(item: dict[str, Any], target: str, settings: TokenizeSettings
         "num_too_long": result.num_too_long,
         "num_supervised": sum(weight > 0 for row in result.weights for weight in row),
         "unsupervised": result.unsupervised.as_json(),
+        **{name: result.lost[name] for name in LOST},
     }
 
 

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ftlib.core.errors import UserError
-from ftlib.data.schema import MESSAGES
+from ftlib.data.records import is_bad_answer_alone, said, tool_definitions, turns
+from ftlib.data.schema import MESSAGES, TOOL_CALLS, TRAIN_TURN
 from ftlib.models.chat import encode_example
+from ftlib.models.template import traits_of
 
 WEIGHT_ZERO = "weight 0"
 EMPTY_TEXT = "empty text"
 NO_ASSISTANT = "no assistant message"
 EMPTY_ANSWER = "empty answer"
 NO_REJECTED = "no rejected answer, which dpo needs"
+BAD_ANSWER_ALONE = "undesirable answer alone, which objective.kind kto alone learns from"
+NOT_TO_LEARN = "every answer is marked not to be learnt"
+NO_CALLS = "calls of tools, which the chat template does not render"
 REFUSED = "refused by the chat template"
 CUT_OFF = "nothing left after truncation"
 NOT_RENDERED = "answer not found in what the chat template renders"
@@ -26,20 +31,30 @@ SHOWN_IDS = 5
 
 def why_unsupervised(row: dict[str, Any], weight: float, tokenizer: Any) -> str:
     """The reason why a canonical record supervises no token. Encodes it once more: such rows are rare."""
-    if weight <= 0:
-        return WEIGHT_ZERO
-    if not row.get(MESSAGES):
-        return EMPTY_TEXT
-    answers = [message["content"] or "" for message in row[MESSAGES] if message["role"] == "assistant"]
-    if not answers:
-        return NO_ASSISTANT
+    answers = [message for message in turns(row) if message["role"] == "assistant"]
+    plain = (
+        (WEIGHT_ZERO, weight <= 0),
+        (EMPTY_TEXT, not row.get(MESSAGES)),
+        (BAD_ANSWER_ALONE, is_bad_answer_alone(row)),
+        (NO_ASSISTANT, not answers),
+        (NOT_TO_LEARN, all(answer.get(TRAIN_TURN) is False for answer in answers)),
+    )
+    for reason, holds in plain:
+        if holds:
+            return reason
     try:
-        _, mask = encode_example(tokenizer, row[MESSAGES])
+        _, mask = encode_example(tokenizer, turns(row), tool_definitions(row))
     except UserError:
-        return REFUSED
+        return refusal(row, tokenizer)
     if any(mask[1:]):
         return CUT_OFF
-    return NOT_RENDERED if any(answer.strip() for answer in answers) else EMPTY_ANSWER
+    return NOT_RENDERED if any(said(answer).strip() for answer in answers) else EMPTY_ANSWER
+
+
+def refusal(row: dict[str, Any], tokenizer: Any) -> str:
+    """Why the chat template does not render a record."""
+    calls = any(message.get(TOOL_CALLS) for message in row[MESSAGES])
+    return NO_CALLS if calls and traits_of(tokenizer).arguments is None else REFUSED
 
 
 @dataclass

@@ -5,19 +5,24 @@ the conversation before an answer, rendered with the generation prompt, are comp
 to and including it; what lies beyond their common prefix is the answer. The prompt seen in training is by construction
 the one that `render_prompt` builds for inference. White space that a template puts after its stop token is not learnt.
 
+Tools, calls and reasoning are rendered by the template, where it knows them; of each turn that is to be learnt it is
+known whether it is, and what the template left out is counted.
+
 What a message says is text: `<|im_end|>` typed by a user becomes the tokens of its letters, never the control token
 that would end the turn and let the user speak as another role.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ftlib.core.errors import UserError
+from ftlib.models.template import REASONING, REFUSALS, conversation_for, traits_of
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+"""A canonical message: `role` and `content`, and perhaps the other fields of `schema.MESSAGE_TYPE`."""
 MAX_BOUNDARY_TOKENS = 3
 """Tokens at the end of a prompt that may merge with the answer's first characters before a turn counts as unaligned."""
 
@@ -31,39 +36,94 @@ def check_chat_template(tokenizer: Any) -> None:
         )
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as token ids."""
+
+    ids: list[int]
+    supervised: list[bool]
+    """Which of the ids are learnt."""
+    num_turns_unlearnt: int = 0
+    """Turns of the assistant that are to be learnt and are not: as history, the template renders them otherwise."""
+    num_reasoning_left_out: int = 0
+    """Turns whose reasoning the template leaves out: all of them, or those of earlier turns."""
+    tools_left_out: bool = False
+    """The template renders no definitions of tools, and the record has some."""
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
     """Token ids of a conversation up to where the assistant answers (generation prompt added)."""
-    return _ids(tokenizer, messages, generation_prompt=True)
+    return _ids(tokenizer, messages, tools, generation_prompt=True)
 
 
-def encode_example(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation and, for each, whether it is supervised.
+def render_text(
+    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, generation_prompt: bool = False
+) -> str:
+    """What the chat template makes of canonical messages. Raises UserError where it refuses them."""
+    from jinja2.exceptions import TemplateError
+
+    conversation = conversation_for(tokenizer, messages)
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                conversation,
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )
+        )
+    except (TemplateError, *REFUSALS) as error:
+        raise UserError(f"the model's chat template refuses the conversation: {error}") from error
+
+
+def encode_example(
+    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None = None
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation and, for each, whether it is supervised; see `encode_turns`."""
+    encoded = encode_turns(tokenizer, messages, tools)
+    return encoded.ids, encoded.supervised
+
+
+def encode_turns(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Encoded:
+    """Token ids of a conversation, what of them is supervised, and what the template lost.
 
     Messages after the last assistant turn teach nothing and are left out. An earlier assistant turn that the template
     renders otherwise once it is history (reasoning stripped, a system prompt moved) gets no supervision. Where a
-    template closes the last turn without a special token, the end-of-sequence token is added and supervised.
-
-    Returns:
-        `(ids, supervised)`, two lists of equal length; without an assistant turn nothing is supervised.
+    template closes the last turn without a special token, the end-of-sequence token is added and supervised. A turn
+    with `train` false is never supervised; one that only calls tools is an answer like any other.
 
     Raises:
-        UserError: the template refuses the conversation.
+        UserError: the template refuses the conversation, or does not render calls of tools.
     """
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
-        ids = _ids(tokenizer, messages, generation_prompt=False)
-        return ids, [False] * len(ids)
+        ids = _ids(tokenizer, messages, tools, generation_prompt=False)
+        return Encoded(ids, [False] * len(ids))
     messages = messages[: turns[-1] + 1]
-    ids, closed = _close(tokenizer, _ids(tokenizer, messages, generation_prompt=False))
-    supervised = [False] * len(ids)
-    for turn in turns:
-        prompt = render_prompt(tokenizer, messages[:turn])
-        start = _common_prefix(ids, prompt)
-        if len(prompt) - start > MAX_BOUNDARY_TOKENS:
-            continue
-        end = closed if turn == turns[-1] else _end_of_turn(tokenizer, ids, messages[: turn + 1])
+    ids, closed = _close(tokenizer, _ids(tokenizer, messages, tools, generation_prompt=False))
+    supervised, num_unlearnt = [False] * len(ids), 0
+    for turn in (turn for turn in turns if messages[turn].get("train") is not False):
+        prompt = render_prompt(tokenizer, messages[:turn], tools)
+        start = end = _common_prefix(ids, prompt)
+        if len(prompt) - start <= MAX_BOUNDARY_TOKENS:
+            end = closed if turn == turns[-1] else _end_of_turn(tokenizer, ids, messages[: turn + 1], tools)
         supervised[start:end] = [True] * (end - start)
-    return ids, supervised
+        num_unlearnt += end <= start
+    return Encoded(
+        ids,
+        supervised,
+        num_unlearnt,
+        _num_reasoning_left_out(tokenizer, messages, tools),
+        bool(tools) and not traits_of(tokenizer).tools,
+    )
+
+
+def _num_reasoning_left_out(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
+    reasoned = [str(message[REASONING]).strip() for message in messages if message.get(REASONING)]
+    if not reasoned:
+        return 0
+    text = render_text(tokenizer, messages, tools)
+    return sum(thought not in text for thought in reasoned)
 
 
 def encode_text(tokenizer: Any, text: str) -> tuple[list[int], list[bool]]:
@@ -93,18 +153,45 @@ def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
     return sorted(token for token in stops if token is not None)
 
 
-def _ids(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
-    from jinja2.exceptions import TemplateError
+def _ids(
+    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None, *, generation_prompt: bool
+) -> list[int]:
+    said = list(_strings([*messages, *(tools or ())]))
+    texts, hidden = _hide(tokenizer, said)
+    if hidden.spellings:
+        replacements = dict(zip(said, texts, strict=True))
+        messages = [_with_strings(message, replacements) for message in messages]
+        tools = [_with_strings(tool, replacements) for tool in tools or ()]
+    return _tokenize(tokenizer, render_text(tokenizer, messages, tools, generation_prompt=generation_prompt), hidden)
 
-    contents, hidden = _hide(tokenizer, [message["content"] or "" for message in messages])
-    conversation = [
-        {"role": message["role"], "content": content} for message, content in zip(messages, contents, strict=True)
-    ]
-    try:
-        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generation_prompt)
-    except TemplateError as error:
-        raise UserError(f"the model's chat template refuses the conversation: {error}") from error
-    return _tokenize(tokenizer, text, hidden)
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in messages and tools, keys of objects included, each once and in order of their places."""
+    seen: dict[str, None] = {}
+
+    def walk(item: Any) -> None:
+        if isinstance(item, str):
+            seen[item] = None
+        elif isinstance(item, Mapping):
+            for name, inner in item.items():
+                walk(name)
+                walk(inner)
+        elif isinstance(item, (list, tuple)):
+            for inner in item:
+                walk(inner)
+
+    walk(value)
+    yield from seen
+
+
+def _with_strings(value: Any, replacements: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return replacements[value]
+    if isinstance(value, Mapping):
+        return {replacements[name]: _with_strings(item, replacements) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_strings(item, replacements) for item in value]
+    return value
 
 
 _special_patterns: "WeakKeyDictionary[Any, re.Pattern[str]]" = WeakKeyDictionary()
@@ -184,9 +271,9 @@ def _close(tokenizer: Any, ids: list[int]) -> tuple[list[int], int]:
     return [*ids[:end], tokenizer.eos_token_id], end + 1
 
 
-def _end_of_turn(tokenizer: Any, ids: list[int], messages: Sequence[Message]) -> int:
+def _end_of_turn(tokenizer: Any, ids: list[int], messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
     """Where a turn that is not the last ends within the whole conversation's ids."""
-    turn = _ids(tokenizer, messages, generation_prompt=False)
+    turn = _ids(tokenizer, messages, tools, generation_prompt=False)
     end = _after_last_special(tokenizer, turn)
     if end is None:
         end = _without_trailing_space(tokenizer, turn)

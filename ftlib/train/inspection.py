@@ -94,10 +94,10 @@ def _tokenizer(config: TrainConfig, inputs: RunInputs) -> Any:
 def _batches(config: TrainConfig, limit: int | None) -> Iterator[list[dict[str, Any]]]:
     """Rows of the training split up to a hash of id, some at a time."""
     from ftlib.data.prepared import open_prepared
-    from ftlib.data.schema import ID, LABEL, MESSAGES, REJECTED, SUBJECT, TEXT, WEIGHT
-    from ftlib.data.tokenize import id_hash
+    from ftlib.data.schema import ID
+    from ftlib.data.tokenize import COLUMNS, id_hash
 
-    rows = open_prepared(config.data.path).rows("train", [ID, MESSAGES, TEXT, WEIGHT, REJECTED, LABEL, SUBJECT])
+    rows = open_prepared(config.data.path).rows("train", COLUMNS)
     wanted = (row for row in rows if limit is None or id_hash(row[ID]) <= limit)
     while batch := list(islice(wanted, _ROWS_AT_ONCE)):
         yield batch
@@ -118,6 +118,7 @@ class _Counts:
     num_supervised: int = 0
     longest: int = 0
     unsupervised: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
     index: list[Any] = field(default_factory=list)
     copies: list[int] = field(default_factory=list)
     samples: list[tuple[float, float]] = field(default_factory=list)
@@ -130,6 +131,7 @@ class _Counts:
         self.num_truncated += sequences.num_truncated
         self.num_too_long += sequences.num_too_long
         self.unsupervised.update(sequences.unsupervised.counts)
+        self.lost.update(sequences.lost)
         lengths = [len(ids) for ids in sequences.tokens]
         self.num_tokens, self.longest = self.num_tokens + sum(lengths), max(self.longest, *lengths, 0)
         self.num_supervised += sum(_num_learnt(weights) for weights in sequences.weights)
@@ -142,6 +144,7 @@ class _Counts:
         import numpy as np
 
         from ftlib.data.pack import write_index
+        from ftlib.data.tokenize import LOST
         from ftlib.train.schedule import num_steps
 
         if not self.num_tokens:
@@ -158,6 +161,7 @@ class _Counts:
             "num_too_long": self.num_too_long,
             "num_unsupervised": self.unsupervised.total(),
             "unsupervised": dict(self.unsupervised.most_common()),
+            **{name: self.lost[name] for name in LOST},
             "supervised_share": round(self.num_supervised / self.num_tokens, 4),
             "longest_sequence": self.longest,
             "fill": round(info["num_tokens"] / (info["num_packs"] * loop.max_seq_len), 4),
@@ -214,6 +218,8 @@ def _summary_text(summary: dict[str, Any], config: TrainConfig) -> str:
         f"{summary['num_tokens']:,} tokens, {summary['supervised_share']:.1%} supervised; the longest sequence has "
         f"{summary['longest_sequence']:,}",
         f"{summary['num_unsupervised']:,} rows supervise nothing" + (f" ({reasons})" if reasons else ""),
+        f"{summary['num_turns_unlearnt']:,} turns that are to be learnt are not, {summary['num_reasoning_left_out']:,} "
+        f"lose their reasoning, {summary['num_tools_left_out']:,} rows their tools: the chat template leaves them out",
         f"{summary['num_truncated']:,} rows have more than {length:,} tokens (truncation {config.data.truncation})",
         f"{summary['num_packs']:,} {'packs' if config.data.packing else 'sequences'} of up to {length:,} tokens, "
         f"{summary['fill']:.1%} full; {summary['num_steps']:,} steps of {config.train.global_batch_size}",
