@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ftlib.core.logging import Progress, get_logger, setup_logging
+from ftlib.data.records import said
 from ftlib.evaluate.tasks import Answer, EvalRow, Message, prompt_hash
 
 logger = get_logger(__name__)
@@ -51,13 +52,16 @@ def make_batches(
     batches = []
     for start in range(0, len(pairs), batch_size):
         cut = pairs[start : start + batch_size]
-        items = [{"id": row.id, "question": list(question), "reference": row.reference} for row, question in cut]
+        items = [
+            {"id": row.id, "question": list(question), "reference": row.reference, "tools": list(row.tools)}
+            for row, question in cut
+        ]
         batches.append({"system": system, "items": json.dumps(items)})
     return batches
 
 
 def _num_chars(question: Sequence[Message]) -> int:
-    return sum(len(message["content"]) for message in question)
+    return sum(len(said(message)) for message in question)
 
 
 class Answerer:
@@ -85,8 +89,11 @@ class Answerer:
         tokenizer = runner.tokenizer_of(system.adapter and CANDIDATE_ADAPTER)
         requests, references = [], []
         for item in items:
-            prompt = list(render_prompt(tokenizer, item["question"]))
-            reference = _reference_ids(tokenizer, item["question"], item["reference"], prompt)
+            if not item["question"]:
+                answers[item["id"]] = self._score_text(engine, runner, system, item)
+                continue
+            prompt = list(render_prompt(tokenizer, item["question"], item["tools"]))
+            reference = _reference_ids(tokenizer, item, prompt)
             room = runner.max_positions - len(prompt)
             if room < max(1, len(reference)):
                 answers[item["id"]] = Answer(item["id"], "", TOO_LONG, prompt_hash(prompt), None, 0)
@@ -109,6 +116,21 @@ class Answerer:
             )
         return {"system": system.name, "answers": json.dumps([asdict(answer) for answer in answers.values()])}
 
+    def _score_text(self, engine: Any, runner: Any, system: SystemSpec, item: dict[str, Any]) -> Answer:
+        """Plain text, scored as training learns it: in consecutive pieces that share a token, the first one given."""
+        from ftlib.models.chat import encode_text
+
+        adapter = system.adapter and CANDIDATE_ADAPTER
+        ids, _ = encode_text(runner.tokenizer_of(adapter), item["reference"])
+        size = runner.max_positions
+        pieces = [ids[start : start + size] for start in range(0, max(1, len(ids) - 1), size - 1)]
+        pieces = [piece for piece in pieces if len(piece) > 1]
+        if not pieces or not self._plan.score:
+            return Answer(item["id"], "", "length", prompt_hash(ids[:1]), None, 0)
+        scores = [engine.score_batch([piece[:1]], [piece[1:]], adapter)[0] for piece in pieces]
+        log_prob = sum(score.log_prob for score in scores)
+        return Answer(item["id"], "", "length", prompt_hash(ids[:1]), log_prob, sum(s.num_tokens for s in scores))
+
     def _engine(self, system: SystemSpec) -> tuple[Any, Any]:
         """The engine of a system's base, loaded at its first batch; systems on the same base share it."""
         from pathlib import Path
@@ -130,11 +152,12 @@ class Answerer:
 CANDIDATE_ADAPTER = "candidate"
 
 
-def _reference_ids(tokenizer: Any, question: list[Message], reference: str, prompt: list[int]) -> list[int]:
+def _reference_ids(tokenizer: Any, item: dict[str, Any], prompt: list[int]) -> list[int]:
     """The tokens that training supervises for this answer, end token included."""
     from ftlib.models.chat import encode_example
 
-    ids, supervised = encode_example(tokenizer, [*question, {"role": "assistant", "content": reference}])
+    question, reference = item["question"], item["reference"]
+    ids, supervised = encode_example(tokenizer, [*question, {"role": "assistant", "content": reference}], item["tools"])
     last = max((index for index, on in enumerate(supervised) if on), default=-1)
     answer = list(ids[len(prompt) : last + 1])
     if list(ids[: len(prompt)]) == prompt and answer:

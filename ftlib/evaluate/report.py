@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftlib.data.records import said
 from ftlib.evaluate.tasks import BASELINE, CANDIDATE, Answer, EvalRow
 from ftlib.text.metrics import Metric, normalise_answer
 
@@ -76,7 +77,7 @@ def _examples(rows: Sequence[EvalRow], answers: Mapping[str, Sequence[Answer]]) 
         shown.append(
             {
                 "id": row.id,
-                "question": _cut(row.question[-1]["content"]),
+                "question": _cut(said(row.question[-1]) if row.question else "(plain text)"),
                 "reference": _cut(row.reference),
                 "candidate": _cut(answer.text),
                 "baseline": _cut(baseline[index].text) if baseline is not None else None,

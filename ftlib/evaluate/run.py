@@ -36,6 +36,7 @@ from ftlib.evaluate.report import build_report
 from ftlib.evaluate.tasks import (
     BASELINE,
     CANDIDATE,
+    COLUMNS,
     Answer,
     EvalRow,
     baseline_question,
@@ -146,24 +147,26 @@ def describe_model(config: EvaluateConfig) -> dict[str, Any]:
 
 def load_rows(config: EvaluateConfig, prepared: PreparedDataset) -> tuple[list[EvalRow], list[EvalRow]]:
     """The rows to score, in the order of ids, and the baseline's examples."""
-    columns = ["id", "messages", "label"]
-    records = prepared.table(config.data.split).select(columns).to_pylist()
-    rows = sample_rows(rows_from_records(records), config.data.max_rows, config.seed)
+    records = prepared.table(config.data.split).select(COLUMNS).to_pylist()
+    found = rows_from_records(records, texts=task_of(config, "answer") is None)
+    if len(found) < len(records):
+        logger.info("%d of %d rows have no answer to compare with", len(records) - len(found), len(records))
+    rows = sample_rows(found, config.data.max_rows, config.seed)
     require_rows(rows, config.data.path, config.data.split)
     examples: list[EvalRow] = []
     if config.baseline.enabled and config.baseline.num_examples:
         scored = {row.id for row in rows}
-        candidates = [row for row in rows_from_records(_train_head(prepared, columns)) if row.id not in scored]
+        candidates = [row for row in rows_from_records(_train_head(prepared)) if row.id not in scored]
         examples = choose_examples(candidates, config.baseline.num_examples, config.seed)
     return sorted(rows, key=lambda row: row.id), examples
 
 
-def _train_head(prepared: PreparedDataset, columns: list[str]) -> list[dict[str, Any]]:
+def _train_head(prepared: PreparedDataset) -> list[dict[str, Any]]:
     """The first files of the training split: rows lie in files by hash of id, so this is a sample of it."""
     records: list[dict[str, Any]] = []
     for file in prepared.files("train"):
         fs, inner = filesystem(file)
-        records += read_records_file(inner, fs, columns).to_pylist()
+        records += read_records_file(inner, fs, COLUMNS).to_pylist()
         if len(records) >= _ENOUGH_TRAIN_ROWS:
             break
     return records

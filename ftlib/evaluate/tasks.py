@@ -16,6 +16,8 @@ import numpy as np
 from ftlib.config.evaluate import BaselineConfig, EvaluateConfig, TaskConfig
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import fingerprint
+from ftlib.data import schema as s
+from ftlib.data.records import INSTRUCTING, said, tool_definitions, turns
 from ftlib.text.metrics import (
     Floats,
     Metric,
@@ -34,7 +36,9 @@ CANDIDATE = "candidate"
 BASELINE = "baseline"
 _MAX_CLASSES = 200  # a field with more values is free text: F1 per class says nothing about it
 
-Message = dict[str, str]
+Message = dict[str, Any]
+COLUMNS = [s.ID, s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL, s.TOOLS]
+"""What is read of the records."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,11 @@ class EvalRow:
 
     id: str
     question: tuple[Message, ...]
+    """Empty for plain text, whose reference is all of it: perplexity alone can score that."""
     reference: str
     label: str | None = None
+    tools: tuple[Any, ...] = ()
+    """Definitions of the tools that the record gives the assistant."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,19 @@ class Answer:
     num_tokens: int
 
 
-def rows_from_records(records: Iterable[Mapping[str, Any]]) -> list[EvalRow]:
-    """Rows that end in an assistant's message with content; the others have nothing to compare with."""
+def rows_from_records(records: Iterable[Mapping[str, Any]], *, texts: bool = False) -> list[EvalRow]:
+    """Rows that end in an assistant's message with content, and with `texts` plain texts.
+
+    The others (a call of a tool at the end, an undesirable answer alone) have nothing to compare with.
+    """
     rows = []
     for record in records:
-        messages = [{"role": m["role"], "content": m["content"] or ""} for m in record.get("messages") or []]
-        if len(messages) > 1 and messages[-1]["role"] == "assistant" and messages[-1]["content"].strip():
-            rows.append(EvalRow(record["id"], tuple(messages[:-1]), messages[-1]["content"], record.get("label")))
+        messages, label = turns(record), record.get("label")
+        if len(messages) > 1 and messages[-1]["role"] == "assistant" and (messages[-1]["content"] or "").strip():
+            tools = tuple(tool_definitions(record) or ())
+            rows.append(EvalRow(record["id"], tuple(messages[:-1]), messages[-1]["content"], label, tools))
+        elif texts and (record.get("text") or "").strip():
+            rows.append(EvalRow(record["id"], (), record["text"], label))
     return rows
 
 
@@ -93,18 +106,20 @@ def choose_examples(rows: Sequence[EvalRow], num_examples: int, seed: int) -> li
 
 
 def _num_chars(row: EvalRow) -> int:
-    return sum(len(message["content"]) for message in row.question) + len(row.reference)
+    return sum(len(said(message)) for message in row.question) + len(row.reference)
 
 
 def baseline_question(row: EvalRow, examples: Sequence[EvalRow], config: BaselineConfig) -> list[Message]:
     """The baseline's prompt: system (the row's own and the instruction), examples as turns, then the question."""
-    own = [message["content"] for message in row.question if message["role"] == "system"]
+    if not row.question:
+        return []
+    own = [message["content"] for message in row.question if message["role"] in INSTRUCTING]
     system = "\n\n".join([*own, config.instruction] if config.instruction else own)
-    turns: list[Message] = [{"role": "system", "content": system}] if system else []
+    asked: list[Message] = [{"role": "system", "content": system}] if system else []
     for example in examples:
-        turns += [message for message in example.question if message["role"] != "system"]
-        turns.append({"role": "assistant", "content": example.reference})
-    return turns + [message for message in row.question if message["role"] != "system"]
+        asked += [message for message in example.question if message["role"] not in INSTRUCTING]
+        asked.append({"role": "assistant", "content": example.reference})
+    return asked + [message for message in row.question if message["role"] not in INSTRUCTING]
 
 
 def task_of(config: EvaluateConfig, kind: str) -> TaskConfig | None:
@@ -233,4 +248,7 @@ def prompt_hash(prompt: Sequence[int]) -> str:
 def require_rows(rows: Sequence[EvalRow], path: str, split: str) -> None:
     """Raise UserError when there is nothing to evaluate on."""
     if not rows:
-        raise UserError(f"{path}/{split}: no row ends in an assistant's answer, so there is nothing to evaluate on")
+        raise UserError(
+            f"{path}/{split}: no row ends in an assistant's answer, so there is nothing to evaluate on; plain text is "
+            "scored by tasks=[perplexity] alone"
+        )

@@ -53,18 +53,23 @@ def check_run(config: TrainConfig) -> RunInputs:
         raise UserError(f"data.path={config.data.path}: its train split is empty")
     folder = resolve_source(config.model.source, config.model.revision)
     config = adopt_adapter(config)
+    replay = _find_replay(config)
+    files = {split: prepared.files(split) for split, count in counts.items() if count}
     _check_model(config, folder)
+    if not has_chat_template(folder):
+        splits = [*files.values(), replay.files if replay else []]
+        _check_text_alone(config, folder, [file for split in splits for file in split])
     adapter = config.method.adapter
     if config.export.formats:
         check_formats(config.export.formats, folder, folder, whole=config.method.kind == "full")
     _check_memory(config, folder)
     return RunInputs(
-        files={split: prepared.files(split) for split, count in counts.items() if count},
+        files=files,
         data_key=prepared.training_key,
         model_folder=folder,
         model_fingerprint=model_fingerprint(folder),
         adapter_sha256=folder_sha256(Path(adapter)) if adapter else None,
-        replay=_find_replay(config),
+        replay=replay,
     )
 
 
@@ -118,11 +123,35 @@ def _check_model(config: TrainConfig, folder: Path) -> None:
         raise UserError("method.kind qlora needs GPUs (scaling.use_gpu true); on CPUs use lora")
     if config.method.kind == "qlora" and config.parallel.strategy == "deepspeed" and config.parallel.zero_stage == 3:
         raise UserError("method.kind qlora does not shard its 4-bit weights: use parallel.zero_stage 1 or 2")
-    if not has_chat_template(folder):
-        raise UserError(
-            f"model folder {folder}: its tokenizer has no chat template. Take an instruction-tuned model, or put a "
-            "chat_template.jinja into the folder"
-        )
+
+
+def _check_text_alone(config: TrainConfig, folder: Path, files: list[str]) -> None:
+    """Raise UserError unless all records are plain text, which alone needs no chat template."""
+    if config.objective.kind == "sft" and all(map(_is_text_alone, files)):
+        logger.info("the model has no chat template and needs none: all records are plain text")
+        return
+    raise UserError(
+        f"model folder {folder}: its tokenizer has no chat template, and the records are conversations (plain text "
+        "needs none). Take an instruction-tuned model, or put a chat_template.jinja into the folder"
+    )
+
+
+def _is_text_alone(file: str) -> bool:
+    """Whether no record of a Parquet file is a conversation: told by its footer where that counts the nulls."""
+    import pyarrow.parquet as pq
+
+    from ftlib.core.storage import filesystem
+    from ftlib.data.schema import TEXT
+
+    fs, inner = filesystem(file)
+    with fs.open(inner, "rb") as opened:
+        parquet = pq.ParquetFile(opened)
+        leaves = [parquet.metadata.schema.column(i).path for i in range(parquet.metadata.num_columns)]
+        column = leaves.index(TEXT)
+        groups = [parquet.metadata.row_group(i).column(column) for i in range(parquet.metadata.num_row_groups)]
+        if all(group.is_stats_set and group.statistics.has_null_count for group in groups):
+            return all(group.statistics.null_count == 0 for group in groups)
+        return int(parquet.read([TEXT])[TEXT].null_count) == 0
 
 
 def _check_memory(config: TrainConfig, folder: Path) -> None:

@@ -19,8 +19,10 @@ def questions(dataset: Path, count: int) -> list[list[dict[str, str]]]:
     """The first conversations of the test split by id, without their last answer."""
     import pyarrow.parquet as pq
 
+    from ftlib.data.records import turns
+
     rows = sorted(pq.read_table(dataset / "test", columns=["id", "messages"]).to_pylist(), key=lambda row: row["id"])
-    return [row["messages"][:-1] for row in rows[:count]]
+    return [turns(row)[:-1] for row in rows[:count]]
 
 
 def ask_endpoint(values: dict[str, str], model: str, messages: list[list[dict[str, str]]]) -> list[str]:
