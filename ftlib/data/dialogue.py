@@ -48,7 +48,7 @@ def dialogue(row: Row, question: str, answer: str) -> Content:
     messages: list[Message] = []
     if not is_blank(row.get("system")):
         messages.append({"role": "system", s.CONTENT: as_text(row["system"])})
-    messages += _history(row.get("history"))
+    messages += history_of(row)
     content = Content(
         messages=[*messages, {"role": "user", s.CONTENT: question}, {"role": "assistant", s.CONTENT: answer}]
     )
@@ -57,12 +57,13 @@ def dialogue(row: Row, question: str, answer: str) -> Content:
     return content
 
 
-def _history(value: Any) -> list[Message]:
-    """Earlier turns: a list of pairs of question and answer, or its JSON text."""
+def history_of(row: Row) -> list[Message]:
+    """Earlier turns in `history`: a list of pairs of question and answer, or its JSON text."""
+    value = row.get("history")
     if is_nothing(value):
         return []
     try:
-        pairs = json.loads(value) if isinstance(value, str) else value
+        pairs: Any = json.loads(value) if isinstance(value, str) else value
         return [
             {"role": role, s.CONTENT: as_text(text)}
             for question, answer in pairs
@@ -85,10 +86,15 @@ def instruction_and(answer: str) -> Callable[[Row, InputConfig], Content]:
     """Alpaca's and Dolly's rows: `context` and `input` are a part of the question."""
 
     def build(row: Row, config: InputConfig) -> Content:
-        more = [text_of(row, name) for name in ("context", "input") if not is_blank(row.get(name))]
-        return dialogue(row, "\n\n".join([text_of(row, "instruction"), *more]), text_of(row, answer))
+        return dialogue(row, instruction_of(row), text_of(row, answer))
 
     return build
+
+
+def instruction_of(row: Row) -> str:
+    """The question of an alpaca or Dolly row."""
+    more = [text_of(row, name) for name in ("context", "input") if not is_blank(row.get(name))]
+    return "\n\n".join([text_of(row, "instruction"), *more])
 
 
 def from_messages(row: Row, config: InputConfig) -> Content:
@@ -100,7 +106,8 @@ def from_messages(row: Row, config: InputConfig) -> Content:
 def from_conversations(row: Row, config: InputConfig) -> Content:
     """ShareGPT's rows: `from` and `value` in `conversations`, perhaps `system` and `tools` beside them."""
     left: Left = Counter()
-    messages = conversation(row.get("conversations"), left, "conversations")
+    name = "conversation" if is_nothing(row.get("conversations")) else "conversations"
+    messages = conversation(row.get(name), left, name)
     return Content(messages=with_system(row, messages), tools=tools_json(row), left_out=left)
 
 

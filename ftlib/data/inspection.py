@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ftlib.data import schema as s
+from ftlib.data.records import is_bad_answer_alone
 from ftlib.text.agreement import Pairs, annotations, label_pairs
 from ftlib.text.hygiene import date_forms, issues, json_state, masked
 from ftlib.text.language import detect_language
@@ -78,7 +79,8 @@ def _inspect_record(counts: Inspected, record: dict[str, Any], annotations_key: 
             counts.issues[issue, kind] += 1
             counts.note(issue, record, text)
     if record[s.MESSAGES] is not None:
-        turns = turn_order([message["role"] for message in record[s.MESSAGES]])
+        alone = ["assistant"] if is_bad_answer_alone(record) else []
+        turns = turn_order([message["role"] for message in record[s.MESSAGES]] + alone)
         counts.turns[turns] += 1
         if not in_order(turns):
             counts.note("turns", record, " ".join(turns))

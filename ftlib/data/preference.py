@@ -12,7 +12,16 @@ from typing import Any
 from ftlib.config.prepare import InputConfig
 from ftlib.data import schema as s
 from ftlib.data.conversation import Left, Message, as_conversation, check_conversation, conversation, tools_json
-from ftlib.data.dialogue import Content, Row, dialogue, prompt_completion, text_of, with_system
+from ftlib.data.dialogue import (
+    Content,
+    Row,
+    dialogue,
+    history_of,
+    instruction_of,
+    prompt_completion,
+    text_of,
+    with_system,
+)
 from ftlib.data.leftout import is_nothing, num_chars
 from ftlib.data.values import RowError, as_text, is_blank
 
@@ -27,11 +36,19 @@ def truth_of(value: Any) -> bool | None:
 def kto(row: Row, config: InputConfig) -> Content:
     """TRL's unpaired preferences: where `label` is false, the completion is an undesirable answer alone."""
     content = prompt_completion(row, config)
-    assert content.messages is not None
-    check_conversation(content.messages)
-    if not truth_of(row.get("label")):
-        content.messages, content.rejected = content.messages[:-1], _last_words(content.messages)
+    if truth_of(row.get("label")) is False:
+        turn_undesirable(content)
     return content
+
+
+def turn_undesirable(content: Content) -> None:
+    """Make a conversation's last answer an undesirable answer alone."""
+    if content.messages is None or content.rejected is not None:
+        raise RowError("verdict_without_answer")
+    check_conversation(content.messages)
+    content.messages, content.rejected = content.messages[:-1], _last_words(content.messages)
+    if not content.messages:
+        raise RowError("empty_input")
 
 
 def _last_words(messages: Sequence[Message]) -> str:
@@ -52,12 +69,22 @@ def preference(row: Row, config: InputConfig) -> Content:
     if name is None and not any(isinstance(row.get(side), (list, Mapping)) for side in ("chosen", "rejected")):
         return Content(text=as_text(row.get("chosen")), rejected=as_text(row.get("rejected")))
     head = [] if name is None else as_conversation(row[name], "user", left, name)
+    used: set[str | None] = {name}
+    if name == "instruction":
+        # As in alpaca's rows, the question goes on in other columns.
+        head = [*history_of(row), {"role": "user", s.CONTENT: instruction_of(row)}]
+        used = {"instruction", "input", "context", "history"}
     chosen = as_conversation(row.get("chosen"), "assistant", left, "chosen")
     rejected = as_conversation(row.get("rejected"), "assistant", left, "rejected")
+    if head and len(chosen) > 1 and chosen[0]["role"] != "assistant" and len(rejected) > 1:
+        # Both are whole conversations; what stands before them repeats their beginning, or is left out.
+        if not all(message in chosen for message in head):
+            left[str(name)] += num_chars(row[name or ""])
+        head = []
     content = _compared(row, head, chosen, rejected, left)
-    for other in names:
+    for other in (*names, "context", "history"):
         # Some files say the prompt, or all of the better conversation, once more.
-        if other != name and other in row and not is_nothing(row[other]) and row[other] not in (row["chosen"], head):
+        if other not in used and not is_nothing(row.get(other)) and row[other] not in (row["chosen"], head):
             left[other] += num_chars(row[other])
     return content
 

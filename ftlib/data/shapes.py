@@ -29,13 +29,15 @@ from ftlib.data.dialogue import (
     text_of,
 )
 from ftlib.data.leftout import is_nothing, num_chars
-from ftlib.data.preference import kto, preference, preferred_output, truth_of
+from ftlib.data.preference import kto, preference, preferred_output, truth_of, turn_undesirable
 from ftlib.data.records import INSTRUCTING
 from ftlib.data.values import RowError, as_key, as_text, is_blank
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 LANGUAGE = "language"
-_COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE}
+VERDICT = "kto_tag"
+"""LLaMA-Factory's column that says of a row of any shape whether its answer is desirable."""
+_COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE, VERDICT}
 
 
 def _has(row: Row, *names: str) -> bool:
@@ -47,7 +49,7 @@ _DETECTORS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("preference", lambda row: _has(row, "chosen", "rejected") or _has(row, "input", "output", "negative")),
     ("preferred_output", lambda row: _has(row, "input", "preferred_output", "non_preferred_output")),
     ("messages", lambda row: _has(row, "messages")),
-    ("conversations", lambda row: _has(row, "conversations")),
+    ("conversations", lambda row: _has(row, "conversations") or isinstance(row.get("conversation"), list)),
     ("instruction_output", lambda row: _has(row, "instruction", "output")),
     ("instruction_response", lambda row: _has(row, "instruction", "response")),
     ("kto", lambda row: _has(row, "prompt", "completion") and truth_of(row.get("label")) is not None),
@@ -113,8 +115,12 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     """Build a record's content; raises RowError."""
     shape = row_shape(row, shape, config)
     content = _BUILDERS[shape](row, config)
+    verdict = None if shape == "canonical" else truth_of(row.get(VERDICT))
+    if verdict is False:
+        turn_undesirable(content)
     if content.messages is not None:
-        check_conversation(content.messages, answered=content.rejected is None or shape not in _BAD_ANSWERS)
+        alone = content.rejected is not None and (verdict is False or shape in _BAD_ANSWERS)
+        check_conversation(content.messages, answered=not alone)
         if config.system_prompt and content.messages[0]["role"] not in INSTRUCTING:
             content.messages.insert(0, {"role": "system", s.CONTENT: config.system_prompt})
     elif not (content.text or "").strip():
@@ -147,10 +153,12 @@ def subject_of(row: Row, config: InputConfig) -> str | None:
 _TOOLS = {s.TOOLS, "functions"}
 _COLUMNS: dict[str, set[str]] = {
     "messages": {"messages", *_TOOLS},
-    "conversations": {"conversations", "system", *_TOOLS},
+    "conversations": {"conversations", "conversation", "system", *_TOOLS},
     "preference": {
         "prompt", "instruction", "input", "output", "chosen", "rejected", "negative", "messages", "conversations",
-        "system", *_TOOLS,
+        "system",
+        "history",
+        "context", *_TOOLS,
     },
     "preferred_output": {"input", "preferred_output", "non_preferred_output", *_TOOLS},
     "instruction_output": {"instruction", "context", "input", "output", "negative", "system", "history"},

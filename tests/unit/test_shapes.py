@@ -64,6 +64,7 @@ def with_context(more):
           "system": SYSTEM["content"]}, [SYSTEM, USER, GOOD]),
         ({"conversations": [USER, GOOD]}, [USER, GOOD]),
         ({"conversations": json.dumps([USER, GOOD])}, [USER, GOOD]),
+        ({"conversation": [USER, GOOD], "kto_tag": True}, [USER, GOOD]),
     ],
 )  # fmt: skip
 def test_pairs_and_conversations(row, expected):
@@ -168,6 +169,7 @@ BAD = {"role": "assistant", "content": "No."}
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"prompt": QUESTION, "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]},
+        {"prompt": QUESTION, "chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"input": {"messages": [USER]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
         {"input": json.dumps({"messages": [USER]}), "preferred_output": json.dumps([GOOD]),
          "non_preferred_output": json.dumps([BAD])},
@@ -208,6 +210,27 @@ def test_an_undesirable_answer_alone_is_no_answer_to_learn(label, prompt):
     assert (content.messages, content.rejected, content.label) == ([USER], "No.", None)
     good = content_of({"prompt": prompt, "completion": completion, "label": True})
     assert (good.messages, good.rejected, good.label) == ([USER, BAD], None, None)
+
+
+def test_a_verdict_beside_any_shape_is_honoured():
+    for row in ({"messages": [USER, BAD]}, {"instruction": QUESTION, "output": "No."},
+                {"conversations": [{"from": "human", "value": QUESTION}, BAD]}):  # fmt: skip
+        content = content_of(row | {"kto_tag": False})
+        assert (content.messages, content.rejected, content.left_out) == ([USER], "No.", {})
+    with pytest.raises(RowError, match="verdict_without_answer"):
+        content_of({"text": "plain", "kto_tag": False})
+
+
+def test_alpaca_preferences_ask_with_all_of_their_columns():
+    row = {"instruction": QUESTION, "input": "Seven.", "system": SYSTEM["content"], "chosen": ANSWER, "rejected": "No.",
+           "history": [["Anyone there?", "Yes."]]}  # fmt: skip
+    content = content_of(row)
+    assert (content.messages, content.rejected) == ([SYSTEM, *HISTORY, *with_context("Seven.")], "No.")
+    assert not content.left_out
+    whole = {"prompt": QUESTION, "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}
+    assert content_of(whole).messages == [SYSTEM, USER, GOOD]
+    plain = content_of({"prompt": QUESTION, "context": "Seven.", "chosen": ANSWER, "rejected": "No."})
+    assert (plain.messages, plain.left_out) == ([USER, GOOD], {"context": 6})
 
 
 def test_a_verdict_is_not_taken_for_a_class_in_a_file_where_few_rows_have_one():
