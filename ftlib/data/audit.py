@@ -22,7 +22,6 @@ from ftlib.data import schema as s
 from ftlib.data.audit_report import AuditFacts, TokenFacts, build_audit, inspected_facts, token_facts
 from ftlib.data.blocks import collect
 from ftlib.data.dataset import REPORT_FILES, make_facts, output_folder
-from ftlib.data.dedup import contains, row_keys
 from ftlib.data.fertility import TokenCounts, count_tokens, encoder
 from ftlib.data.flow import Flow, Outcome
 from ftlib.data.inputs import all_inputs
@@ -33,6 +32,7 @@ from ftlib.data.prepared import open_prepared
 from ftlib.data.read import ReadSettings, plan_reads, read_records
 from ftlib.data.report import write_report
 from ftlib.data.residual import choose_sample
+from ftlib.data.row_keys import row_keys
 from ftlib.data.rows import ReadTask
 from ftlib.data.sign import spoken
 from ftlib.data.stored import work_folder
@@ -173,11 +173,11 @@ def _count_tokens(config: AuditConfig, outcome: Outcome) -> TokenFacts | None:
     from ftlib.models.source import resolve_source
 
     folder = resolve_source(config.audit.tokenizer)
-    sample = ray.put(choose_sample(ray.get(outcome.assignment).rows, config.audit.token_sample))
+    sample = choose_sample(ray.get(outcome.assignment).placed, config.audit.token_sample)
 
     def run(tables: list[pa.Table]) -> TokenCounts:
         table = pa.concat_tables(tables)
-        chosen = table.filter(pa.array(contains(ray.get(sample), row_keys(table))))
+        chosen = table.filter(pa.array(sample.contains(row_keys(table))))
         if not chosen.num_rows:
             return TokenCounts()
         records = [spoken(record) for record in chosen.select([s.MESSAGES, s.TEXT, s.REJECTED]).to_pylist()]

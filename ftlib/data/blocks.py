@@ -1,4 +1,4 @@
-"""What the driver asks of blocks: small tables, arrays of row keys and counters, made by tasks where the blocks lie.
+"""What the driver asks of blocks: maps by row key that stay where they are made, and counters.
 
 The functions that take `tables` run inside tasks (see `runtime.exchange.map_blocks`); those that take references start
 them. Nothing that comes back to the driver holds text.
@@ -14,41 +14,48 @@ import pyarrow.compute as pc
 
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
-from ftlib.data.dedup import DECISION, REVIEW, contains, row_keys
+from ftlib.data.dedup import DECISION, REVIEW
 from ftlib.data.facts import Counts, count_decisions, count_processed
 from ftlib.data.filter import kept_rows
 from ftlib.data.leftout import LeftOut
+from ftlib.data.row_keys import NO_ROWS, contains, row_keys
+from ftlib.data.rowmap import NO_MAP, ROWS_PER_SAMPLE, Fingerprint, RowMap, inside, outside
 from ftlib.data.write import Assignment, id_hashes
-from ftlib.runtime.exchange import gather, map_blocks
+from ftlib.runtime.exchange import exchange, gather, map_blocks, partition_indices
 from ftlib.text.components import Edges
-from ftlib.text.keyed import KeyedHash, UInt64s
+from ftlib.text.keyed import KeyedHash, UInt64s, mix64
 
 logger = get_logger(__name__)
 
-NO_ROWS: UInt64s = np.empty(0, dtype=np.uint64)
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Decisions of a round of deduplication: the blocks, and what the driver needs of them."""
+    """Decisions of a round of deduplication, by row key; nothing of them is in the driver."""
 
     blocks: list[Any]
-    removed: UInt64s
-    """Rows dropped as duplicates, sorted."""
-    keepers: UInt64s
-    """The keeper of each of `removed`."""
-    held: UInt64s
-    """Rows for review, sorted."""
-    links: Edges
-    clusters: Edges = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
-    """Keeper and row of duplicates that are kept and weighed down."""
+    """References of `DECISION` tables."""
+    removed: RowMap
+    """Rows dropped as duplicates, with their keeper (`keeper_row`)."""
+    held: RowMap
+    """Rows for review."""
+    links: list[Any]
+    """References of edges between rows that must share a split."""
+    clusters: list[Any] = field(default_factory=list)
+    """References of edges (keeper, row) of duplicates that are kept and weighed down."""
 
     def after(self, other: "Decided") -> "Decided":
         """These decisions and an earlier round's, whose rows took no part in this one; its links are not needed."""
-        removed = np.concatenate([other.removed, self.removed])
-        order = np.argsort(removed)
-        keepers = np.concatenate([other.keepers, self.keepers])[order]
-        return replace(self, blocks=[*other.blocks, *self.blocks], removed=removed[order], keepers=keepers)
+        both = (self.removed, other.removed)
+        removed = self.removed.joined(_all_rows, other.removed) if all(item.parts for item in both) else both[0]
+        return replace(self, blocks=[*other.blocks, *self.blocks], removed=removed if removed.parts else both[1])
+
+
+def _all_rows(part: pa.Table, other: pa.Table) -> pa.Table:
+    """The rows of two parts that share none."""
+    table = pa.concat_tables([part, other]).combine_chunks()
+    return table.take(np.argsort(row_keys(table)))
 
 
 def collect(references: list[Any], label: str = "collecting counts") -> list[Any]:
@@ -56,27 +63,36 @@ def collect(references: list[Any], label: str = "collecting counts") -> list[Any
     return gather(references, label, logger)
 
 
-def count_rows(tables: list[pa.Table]) -> tuple[UInt64s, Counter[str], int]:
-    """Of `sign.SIGNATURE` tables: row keys, rows of each source, broken rows."""
+@dataclass(frozen=True)
+class RowCounts:
+    """What the first pass has read; adds up over blocks."""
+
+    rows: Fingerprint
+    sample: UInt64s
+    """One row key in `ROWS_PER_SAMPLE`: ranges are cut by it."""
+    by_source: Counter[str]
+    num_broken: int
+
+    def __add__(self, other: "RowCounts") -> "RowCounts":
+        return RowCounts(
+            self.rows + other.rows,
+            np.concatenate([self.sample, other.sample]),
+            self.by_source + other.by_source,
+            self.num_broken + other.num_broken,
+        )
+
+
+def count_rows(tables: list[pa.Table]) -> RowCounts:
+    """Of `sign.SIGNATURE` tables."""
     table = pa.concat_tables(tables)
-    return row_keys(table), Counter(table[s.SOURCE].to_pylist()), int(pc.sum(table["broken"]).as_py() or 0)
+    rows = row_keys(table)
+    broken = int(pc.sum(table["broken"]).as_py() or 0)
+    return RowCounts(Fingerprint.of(rows), rows[::ROWS_PER_SAMPLE], Counter(table[s.SOURCE].to_pylist()), broken)
 
 
 def count_left_out(tables: list[pa.Table]) -> LeftOut:
     """Of `sign.SIGNATURE` tables: the columns and keys that no record carries on."""
     return LeftOut.of(text for table in tables for text in table[s.LEFT_OUT].drop_null().to_pylist())
-
-
-def signature_column(signatures: list[Any], name: str) -> tuple[UInt64s, np.ndarray]:
-    """Sorted row keys of `sign.SIGNATURE` tables, and the values of a column of numbers."""
-
-    def run(tables: list[pa.Table]) -> tuple[UInt64s, np.ndarray]:
-        table = pa.concat_tables(tables)
-        return row_keys(table), table[name].to_numpy()
-
-    rows, values = (np.concatenate(column) for column in zip(*collect(map_blocks(signatures, run)), strict=True))
-    order = np.argsort(rows)
-    return rows[order], values[order]
 
 
 def only_links(tables: list[pa.Table]) -> pa.Table:
@@ -96,64 +112,97 @@ def held_rows(tables: list[pa.Table], ids: list[str], rows: UInt64s) -> pa.Table
     """Of `DECISION` tables with stored ids: the rows held for review that have one of these ids or row keys."""
     table = pa.concat_tables(tables)
     named = pc.or_(pc.is_in(table[s.ID], pa.array(ids, pa.string())), pa.array(contains(rows, row_keys(table))))
-    held = pc.fill_null(pc.equal(table[s.STAGE], REVIEW), False)
-    return table.filter(pc.and_(held, named)).select([s.ROW, s.ID, s.KEEPER_ROW])
+    return table.filter(pc.and_(_is_held(table), named)).select([s.ROW, s.ID, s.KEEPER_ROW])
 
 
-def summarise(blocks: list[Any]) -> Decided:
-    """The row keys in `DECISION` blocks, by what happens to them."""
+def summarise(blocks: list[Any], bounds: UInt64s) -> Decided:
+    """The rows in `DECISION` blocks, by what happens to them."""
 
-    def columns(tables: list[pa.Table]) -> tuple[UInt64s, UInt64s, np.ndarray, np.ndarray]:
+    def dropped(tables: list[pa.Table]) -> pa.Table:
+        return only_dropped(tables).select([s.ROW, s.KEEPER_ROW])
+
+    def held(tables: list[pa.Table]) -> pa.Table:
         table = pa.concat_tables(tables)
-        stage = table[s.STAGE]
-        held = pc.fill_null(pc.equal(stage, REVIEW), False).to_numpy()
-        return row_keys(table), table[s.KEEPER_ROW].to_numpy(), held, pc.is_valid(stage).to_numpy() & ~held
+        return table.filter(_is_held(table)).select([s.ROW])
 
-    parts = [
-        (NO_ROWS, NO_ROWS, np.empty(0, dtype=bool), np.empty(0, dtype=bool)),
-        *collect(map_blocks(blocks, columns), "finding near-duplicates"),
-    ]
-    rows, keepers, held, dropped = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(rows[dropped])
-    links = np.stack([keepers[~held], rows[~held]], axis=1)
-    return Decided(blocks, rows[dropped][order], keepers[dropped][order], np.sort(rows[held]), links)
+    return Decided(
+        blocks,
+        RowMap.cut(blocks, bounds, dropped),
+        RowMap.cut(blocks, bounds, held),
+        map_blocks(blocks, links_in),
+    )
 
 
-def restrict(blocks: list[Any], rows: UInt64s, *, inside: bool) -> list[Any]:
+def _is_held(table: pa.Table) -> pa.Array:
+    return pc.fill_null(pc.equal(table[s.STAGE], REVIEW), False)
+
+
+def links_in(tables: list[pa.Table]) -> Edges:
+    """Of `DECISION` tables: edges from keepers to rows that must share a split with them."""
+    table = pa.concat_tables(tables)
+    table = table.filter(pc.invert(_is_held(table)))
+    edges: Edges = np.stack([table[s.KEEPER_ROW].to_numpy(), row_keys(table)], axis=1)
+    return edges
+
+
+def dropped_edges(removed: RowMap) -> list[Any]:
+    """References of edges (keeper, row)."""
+    return removed.each(lambda part: np.stack([part[s.KEEPER_ROW].to_numpy(), row_keys(part)], axis=1))
+
+
+def restrict(blocks: list[Any], rows: RowMap, *, within: bool) -> list[Any]:
     """`DECISION` rows that are in `rows`, or that are not."""
+    if not rows.parts:
+        return [] if within else blocks
+    every = RowMap.cut(blocks, rows.bounds, pa.concat_tables)
+    return every.each(inside if within else outside, rows)
 
-    import ray
 
-    chosen = ray.put(rows)
+def verdicts(processed: list[Any], bounds: UInt64s) -> tuple[RowMap, int]:
+    """Whether each row is kept (column `kept`), and how many rows are for quarantine."""
 
     def run(tables: list[pa.Table]) -> pa.Table:
         table = pa.concat_tables(tables)
-        return table.filter(pa.array(contains(ray.get(chosen), row_keys(table)) == inside))
+        return pa.table({s.ROW: table[s.ROW], KEPT: kept_rows(table)})
 
-    return map_blocks(blocks, run)
+    def broken(tables: list[pa.Table]) -> int:
+        return sum(table.num_rows - table[s.ERROR].null_count for table in tables)
+
+    return RowMap.cut(processed, bounds, run), sum(collect(map_blocks(processed, broken)))
 
 
-def verdicts(processed: list[Any]) -> tuple[UInt64s, UInt64s, int]:
-    """Sorted row keys that are kept, those that are not, and how many of these are for quarantine."""
+def kept_only(verdict: RowMap) -> RowMap:
+    """The rows that are kept."""
+    return verdict.joined(lambda part: part.filter(part[KEPT]).select([s.ROW]))
 
-    def run(tables: list[pa.Table]) -> tuple[UInt64s, UInt64s, int]:
+
+def lost_keepers(removed: RowMap, verdict: RowMap) -> RowMap:
+    """Rows that were dropped for a keeper that is not kept."""
+    if not (removed.parts and verdict.parts):
+        return NO_MAP
+
+    def with_keepers(tables: list[pa.Table]) -> pa.Table:
         table = pa.concat_tables(tables)
-        kept, rows = kept_rows(table), row_keys(table)
-        return rows[kept], rows[~kept], table.num_rows - table[s.ERROR].null_count
+        return pa.table({s.ROW: table[s.KEEPER_ROW], "dropped": table[s.ROW]})
 
-    parts = [(NO_ROWS, NO_ROWS, 0), *collect(map_blocks(processed, run))]
-    kept, lost, broken = zip(*parts, strict=True)
-    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(lost)), sum(broken)
+    def of_lost(part: pa.Table, fates: pa.Table) -> pa.Table:
+        return inside(part, fates.filter(pc.invert(fates[KEPT])))
+
+    by_keeper = RowMap.cut(removed.parts, removed.bounds, with_keepers).joined(of_lost, verdict)
+    found = RowMap.cut(
+        by_keeper.parts, removed.bounds, lambda tables: pa.table({s.ROW: pa.concat_tables(tables)["dropped"]})
+    )
+    return found
 
 
-def kept_table(tables: list[pa.Table], removed: UInt64s) -> pa.Table:
+def kept_table(tables: list[pa.Table], removed: RowMap) -> pa.Table:
     """The rows of `PROCESSED` tables that go into a split."""
     table = pa.concat_tables(tables)
-    return table.filter(pa.array(kept_rows(table) & ~contains(removed, row_keys(table))))
+    return table.filter(pa.array(kept_rows(table) & ~removed.contains(row_keys(table))))
 
 
-def split_columns(tables: list[pa.Table], removed: UInt64s) -> tuple[UInt64s, UInt64s, UInt64s, UInt64s]:
-    """Row keys of kept rows with hashes of id, label and subject (0: none)."""
+def split_columns(tables: list[pa.Table], removed: RowMap) -> pa.Table:
+    """Row keys of kept rows with hashes of id, label and subject (0: none), as `split_tasks` takes them."""
     table = kept_table(tables, removed)
 
     def hashes(name: str) -> UInt64s:
@@ -161,54 +210,79 @@ def split_columns(tables: list[pa.Table], removed: UInt64s) -> tuple[UInt64s, UI
         values = table[name].to_pylist()
         return np.array([0 if value is None else hasher.uint64(value.encode()) for value in values], dtype=np.uint64)
 
-    return row_keys(table), id_hashes(table[s.ID].to_pylist()), hashes(s.LABEL), hashes(s.SUBJECT)
+    return pa.table(
+        {
+            s.ROW: table[s.ROW],
+            "id_hash": id_hashes(table[s.ID].to_pylist()),
+            "label_hash": hashes(s.LABEL),
+            "subject_hash": hashes(s.SUBJECT),
+        }
+    )
 
 
-def count_placed(tables: list[pa.Table], assignment: Assignment) -> tuple[Counts, UInt64s]:
-    """Of `PROCESSED` tables: counts, and the row keys that stand there for good."""
+def count_placed(tables: list[pa.Table], assignment: Assignment) -> tuple[Counts, Fingerprint]:
+    """Of `PROCESSED` tables: counts, and the rows that stand there for good."""
     table = assignment.valid(pa.concat_tables(tables))
-    return count_processed(table, assignment.of(table)), row_keys(table)
+    return count_processed(table, assignment.of(table)), Fingerprint.of(row_keys(table))
 
 
-def count_decided(tables: list[pa.Table]) -> tuple[Counts, Counter[int]]:
-    """Of `DECISION` tables: counts, and dropped rows by their keeper."""
-    table = pa.concat_tables(tables)
-    dropped = table.filter(pc.and_(pc.is_valid(table[s.STAGE]), pc.is_valid(table[s.KEEPER_ROW])))
-    return count_decisions(table), Counter(dropped[s.KEEPER_ROW].to_pylist())
+def count_decided(tables: list[pa.Table]) -> Counts:
+    """Of `DECISION` tables."""
+    return count_decisions(pa.concat_tables(tables))
 
 
-def cluster_sizes(keepers: list[Counter[int]]) -> Counter[int]:
-    """Size, keeper included → number of clusters."""
-    return Counter(n + 1 for n in sum(keepers, Counter[int]()).values())
+def cluster_sizes(blocks: list[Any], num_partitions: int) -> Counter[int]:
+    """Of `DECISION` blocks: size, keeper included → number of clusters."""
+
+    def partition(tables: list[pa.Table]) -> list[UInt64s]:
+        table = pa.concat_tables(tables)
+        dropped = table.filter(pc.and_(pc.is_valid(table[s.STAGE]), pc.is_valid(table[s.KEEPER_ROW])))
+        keepers = dropped[s.KEEPER_ROW].to_numpy()
+        return [keepers[index] for index in partition_indices(mix64(keepers), num_partitions)]
+
+    def reduce(index: int, pieces: list[UInt64s]) -> Counter[int]:
+        keepers = np.concatenate(pieces) if pieces else NO_ROWS
+        return Counter((np.unique(keepers, return_counts=True)[1] + 1).tolist())
+
+    return sum(collect(exchange(blocks, partition, reduce, num_partitions)), Counter[int]())
 
 
-def conflicts_in(tables: list[pa.Table]) -> dict[int, list[str]]:
-    """Labels of the rows held for review, by the group's first row."""
-    table = pa.concat_tables([DECISION.empty_table(), *tables])
-    table = table.filter(pc.fill_null(pc.equal(table[s.STAGE], REVIEW), False))
-    groups: dict[int, list[str]] = {}
+Conflicts = tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]
+"""Rows and groups by the labels that contradict each other; no labels where answers do."""
+
+
+def conflict_groups(blocks: list[Any], num_partitions: int) -> Conflicts:
+    """Conflicts among the rows of `DECISION` blocks that are held for review."""
+
+    def partition(tables: list[pa.Table]) -> list[pa.Table]:
+        table = pa.concat_tables([DECISION.empty_table(), *tables])
+        table = table.filter(_is_held(table)).select([s.KEEPER_ROW, s.LABEL])
+        keys = mix64(table[s.KEEPER_ROW].to_numpy())
+        return [table.take(index) for index in partition_indices(keys, num_partitions)]
+
+    def reduce(_: int, pieces: list[pa.Table]) -> Conflicts:
+        return conflicts_in(pa.concat_tables(pieces)) if pieces else (Counter(), Counter())
+
+    found = collect(exchange(blocks, partition, reduce, num_partitions))
+    rows, groups = (sum(column, Counter[tuple[str, ...]]()) for column in zip(*found, strict=True))
+    return rows, groups
+
+
+def conflicts_in(table: pa.Table) -> Conflicts:
+    """Conflicts among whole groups of rows that are held."""
+    labels: dict[int, list[str]] = {}
     for group, label in zip(table[s.KEEPER_ROW].to_pylist(), table[s.LABEL].to_pylist(), strict=True):
-        groups.setdefault(group, []).append(label or "")
-    return groups
+        labels.setdefault(group, []).append(label or "")
+    rows, groups = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for found in labels.values():
+        key = tuple(sorted({label for label in found if label}))
+        rows[key] += len(found)
+        groups[key] += 1
+    return rows, groups
 
 
-def conflict_groups(found: list[dict[int, list[str]]]) -> tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]:
-    """Rows and groups by the labels that contradict each other; no labels where answers do."""
-    merged: dict[int, list[str]] = {}
-    for groups in found:
-        for group, labels in groups.items():
-            merged.setdefault(group, []).extend(labels)
-    rows: Counter[tuple[str, ...]] = Counter()
-    number: Counter[tuple[str, ...]] = Counter()
-    for labels in merged.values():
-        key = tuple(sorted({label for label in labels if label}))
-        rows[key] += len(labels)
-        number[key] += 1
-    return rows, number
-
-
-def reasons_in(tables: list[pa.Table], removed: UInt64s) -> Counter[str]:
+def reasons_in(tables: list[pa.Table], removed: RowMap) -> Counter[str]:
     """Why rows of `PROCESSED` tables are not kept."""
     table = pa.concat_tables(tables)
-    table = table.filter(pa.array(~contains(removed, row_keys(table))))
+    table = table.filter(pa.array(~removed.contains(row_keys(table))))
     return Counter(pc.coalesce(table[s.ERROR], table[s.REASON], pa.scalar("kept")).to_pylist())

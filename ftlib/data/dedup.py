@@ -4,9 +4,9 @@ In: signature tables (`sign.SIGNATURE`, one row a record), made in the pass that
 tables: rows that are held for review or dropped, each with its keeper, and links between rows that must share a split.
 
 Three exchanges: by hash of the input (rows of the same input with different answers or labels conflict; rows equal in
-everything are exact duplicates, the first is kept); by band key (buckets → star edges → spanning forests, merged
-pairwise); by candidate component (exact Jaccard similarity of the shingle sets, see `text.components.verify`). Only
-candidates' hashes take part in the third. Each reducer sorts by row key, so the result depends on the rows alone.
+everything are exact duplicates, the first is kept); by band key (buckets → star edges → components, see
+`data.connect`); by candidate component (exact Jaccard similarity of the shingle sets, see `text.components.verify`).
+Only candidates' hashes take part in the third. Each reducer sorts by row key, so the result depends on the rows alone.
 """
 
 import itertools
@@ -21,12 +21,15 @@ import pyarrow.compute as pc
 from ftlib.config.prepare import DedupConfig
 from ftlib.data import schema as s
 from ftlib.data.common import NOTHING, Common, find_common, shingles_of
+from ftlib.data.connect import ROOT, connect
+from ftlib.data.row_keys import contains, row_keys
+from ftlib.data.rowmap import NO_MAP, RowMap
 from ftlib.data.sign import MEANINGS, ORDER, WORDS
-from ftlib.runtime.exchange import exchange, map_blocks, partition_indices, tree_reduce
+from ftlib.runtime.exchange import exchange, partition_indices
 from ftlib.text.common import Parts
-from ftlib.text.components import forest, members, nearest_reference, star_edges, verify
+from ftlib.text.components import Edges, nearest_reference, star_edges, verify
 from ftlib.text.counters import NUM_COUNTERS
-from ftlib.text.keyed import UInt64s
+from ftlib.text.keyed import UInt64s, mix64
 from ftlib.text.minhash import Shingles
 from ftlib.text.symbols import Meanings
 
@@ -49,24 +52,17 @@ REFERENCE = "in_reference"
 """A near-duplicate of a record of the reference corpus."""
 
 
-def contains(sorted_rows: UInt64s, rows: UInt64s) -> np.ndarray:
-    """Which of `rows` occur in `sorted_rows`; bool [len(rows)]."""
-    if not len(sorted_rows):
-        return np.zeros(len(rows), dtype=bool)
-    index = np.searchsorted(sorted_rows, rows)
-    index[index == len(sorted_rows)] = 0
-    found: np.ndarray = sorted_rows[index] == rows
-    return found
-
-
-def row_keys(table: pa.Table) -> UInt64s:
-    """The row keys of a table; uint64 [num_rows]."""
-    keys: UInt64s = table[s.ROW].to_numpy()
-    return keys
+_LATER = "later"
 
 
 def find_equal(
-    blocks: Sequence[Any], num_partitions: int, *, conflicts: bool, preferred: Any, without: Any
+    blocks: Sequence[Any],
+    num_partitions: int,
+    *,
+    conflicts: bool,
+    preferred: RowMap = NO_MAP,
+    without: RowMap = NO_MAP,
+    among: RowMap | None = None,
 ) -> list[Any]:
     """Label conflicts and exact duplicates; references of `DECISION` tables.
 
@@ -74,42 +70,44 @@ def find_equal(
         blocks: references of `sign.SIGNATURE` tables.
         num_partitions: of the exchange.
         conflicts: whether rows of one input with different outcomes go to review.
-        preferred: reference of sorted row keys that are kept rather than others.
-        without: reference of sorted row keys that take no part.
+        preferred: rows that are kept rather than others.
+        without: rows that take no part.
+        among: rows that alone take part; None: all.
     """
-    import ray
-
     columns = [*s.IDENTITY.names, "input_hash", "outcome_hash", "exact_hash", ORDER]
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
-        table = _present(tables, ray.get(without), columns)
+        table = _ranked(_present(tables, without, columns, among), preferred)
         return [table.take(index) for index in partition_indices(table["input_hash"].to_numpy(), num_partitions)]
 
     def reduce(index: int, pieces: list[pa.Table]) -> pa.Table:
-        return _equal_rows(_in_order(pieces, ray.get(preferred)), conflicts)
+        return _equal_rows(_in_order(pieces), conflicts)
 
     return exchange(blocks, partition, reduce, num_partitions)
 
 
-def _present(
-    tables: list[pa.Table], without: UInt64s, columns: Sequence[str], among: UInt64s | None = None
-) -> pa.Table:
+def _present(tables: list[pa.Table], without: RowMap, columns: Sequence[str], among: RowMap | None = None) -> pa.Table:
     """Rows that were read, are not in `without` and are in `among`; these columns only, or shingles would be copied."""
     table = pa.concat_tables(tables)
     rows = row_keys(table)
-    keep = ~table["broken"].to_numpy() & ~contains(without, rows)
+    keep = ~table["broken"].to_numpy() & ~without.contains(rows)
     if among is not None:
-        keep &= contains(among, rows)
+        keep &= among.contains(rows)
     return table.select(columns).filter(pa.array(keep))
 
 
-def _in_order(pieces: list[pa.Table], preferred: UInt64s) -> pa.Table:
+def _ranked(table: pa.Table, preferred: RowMap) -> pa.Table:
+    """The table with the column `later`: whether a row is none of the preferred ones."""
+    return table.append_column(_LATER, pa.array(~preferred.contains(row_keys(table))))
+
+
+def _in_order(pieces: list[pa.Table]) -> pa.Table:
     """Rows in order of preference for keepers: preferred ones first, then by policy, then by row key."""
     if not pieces:
         return pa.table({s.ROW: pa.array([], pa.uint64())})
     table = pa.concat_tables(pieces).combine_chunks()
-    rows = row_keys(table)
-    return table.take(np.lexsort((rows, table[ORDER].to_numpy(), ~contains(preferred, rows))))
+    order = np.lexsort((row_keys(table), table[ORDER].to_numpy(), table[_LATER].to_numpy(zero_copy_only=False)))
+    return table.take(order)
 
 
 def _equal_rows(table: pa.Table, conflicts: bool) -> pa.Table:
@@ -156,17 +154,20 @@ def find_near(
     blocks: Sequence[Any],
     config: DedupConfig,
     num_partitions: int,
+    bounds: UInt64s,
     *,
-    preferred: Any,
-    without: Any,
+    preferred: RowMap = NO_MAP,
+    without: RowMap = NO_MAP,
+    among: RowMap | None = None,
     first_reference: int | None = None,
     common: Common | None = None,
 ) -> list[Any]:
-    """Near-duplicates among the rows that are not in `without`; references of `DECISION` tables.
+    """Near-duplicates among the rows that take part; references of `DECISION` tables.
 
     Rows with stage `dedup` are dropped in favour of their keeper; those without a stage are links. Rows from the key
-    `first_reference` on are a reference corpus: given it, only near-duplicates of these are dropped. `common`: text
-    that most records of a source share, see `data.common`.
+    `first_reference` on are a reference corpus: given it, only near-duplicates of these are dropped. `bounds`: ranges
+    of row keys in which candidates are looked up. `common`: text that most records of a source share, see
+    `data.common`. The others are as `find_equal` takes them.
     """
     import ray
 
@@ -174,30 +175,28 @@ def find_near(
     looked_at = [s.ROW, "bands", *((s.SOURCE, WORDS, "shingles") if common else ())]
 
     def partition(tables: list[pa.Table]) -> list[tuple[UInt64s, UInt64s]]:
-        table = _present(tables, ray.get(without), looked_at)
+        table = _present(tables, without, looked_at, among)
         keys, offsets = _band_keys(table, ray.get(shared), config)
         rows = np.repeat(row_keys(table), np.diff(offsets))
         return [(keys[index], rows[index]) for index in partition_indices(keys, num_partitions)]
 
-    def edges(index: int, pieces: list[tuple[UInt64s, UInt64s]]) -> np.ndarray:
+    def edges(index: int, pieces: list[tuple[UInt64s, UInt64s]]) -> Edges:
         if not pieces:
             return np.empty((0, 2), dtype=np.uint64)
         keys, rows = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        return forest(star_edges(keys, rows))
+        return star_edges(keys, rows)
 
-    forests = exchange(blocks, partition, edges, num_partitions)
-    merged = tree_reduce(forests, lambda left, right: forest(np.concatenate([left, right])))
+    roots = connect(exchange(blocks, partition, edges, num_partitions), bounds, num_partitions)
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
-        rows, roots = members(ray.get(merged))
         columns = [*s.IDENTITY.names, "label_hash", ORDER, *MEANINGS, WORDS, "bands", "shingles"]
-        table = _present(tables, ray.get(without), columns, among=rows)
-        root = roots[np.searchsorted(rows, row_keys(table))]
-        table = table.append_column("root", pa.array(root))
+        table = _ranked(_present(tables, without, columns, among=roots), preferred)
+        root = roots.values(row_keys(table), ROOT, 0).astype(np.uint64)
+        table = table.append_column(ROOT, pa.array(root))
         return [table.take(index) for index in partition_indices(root, num_partitions)]
 
     def decide(index: int, pieces: list[pa.Table]) -> pa.Table:
-        table = _in_order(pieces, ray.get(preferred))
+        table = _in_order(pieces)
         if not table.num_rows:
             return DECISION.empty_table()
         found = _Candidates.of(table, ray.get(shared), config)
@@ -208,12 +207,13 @@ def find_near(
     return exchange(blocks, candidates, decide, num_partitions)
 
 
-def common_text(blocks: Sequence[Any], num_partitions: int, without: Any) -> Common:
-    """Text that most records of a source share, among the rows that are not in `without` (a reference)."""
-    import ray
+def common_text(
+    blocks: Sequence[Any], num_partitions: int, without: RowMap = NO_MAP, among: RowMap | None = None
+) -> Common:
+    """Text that most records of a source share, among the rows that take part, as `find_equal` takes them."""
 
     def present(tables: list[pa.Table], columns: Sequence[str]) -> pa.Table:
-        return _present(tables, ray.get(without), columns)
+        return _present(tables, without, columns, among)
 
     return find_common(blocks, num_partitions, present)
 
@@ -237,29 +237,32 @@ def _band_keys(table: pa.Table, common: Common, config: DedupConfig) -> tuple[UI
     return parts.bands(keys.reshape(table.num_rows, num_bands), config.num_permutations, config.scheme)
 
 
-def follow_keepers(equal: Sequence[Any], near: Sequence[Any]) -> list[Any]:
+def follow_keepers(equal: Sequence[Any], near: Sequence[Any], num_partitions: int) -> list[Any]:
     """Give the copies of a record that turned out to be a near-duplicate that record's keeper; references.
 
     Args:
         equal: references of `DECISION` tables from `find_equal`.
         near: those from `find_near` on what `equal` left.
+        num_partitions: of the exchange that brings copies and their keepers together.
     """
-    import ray
 
-    def in_order(index: int, pieces: list[pa.Table]) -> pa.Table:
-        table = pa.concat_tables([DECISION.empty_table(), *pieces])
-        return table.take(np.argsort(row_keys(table))).combine_chunks()
+    def partition(tables: list[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+        table = pa.concat_tables([DECISION.empty_table(), *tables])
+        found = pc.fill_null(pc.is_in(table[s.REASON], pa.array([LABEL_CONFLICT, EXACT])), False)
+        copies = table.filter(found)
+        moved = table.filter(pc.and_(pc.is_valid(table[s.STAGE]), pc.invert(found)))
+        pairs = zip(
+            partition_indices(mix64(copies[s.KEEPER_ROW].to_numpy()), num_partitions),
+            partition_indices(mix64(row_keys(moved)), num_partitions),
+            strict=True,
+        )
+        return [(copies.take(left), moved.take(right)) for left, right in pairs]
 
-    def dropped(tables: list[pa.Table]) -> list[pa.Table]:
-        table = pa.concat_tables(tables)
-        return [table.filter(pc.is_valid(table[s.STAGE]))]
+    def follow(_: int, pieces: list[tuple[pa.Table, pa.Table]]) -> pa.Table:
+        copies, moved = (pa.concat_tables([DECISION.empty_table(), *column]) for column in zip(*pieces, strict=True))
+        return _follow(copies, moved.take(np.argsort(row_keys(moved))).combine_chunks())
 
-    (lookup,) = exchange(near, dropped, in_order, 1)
-
-    def follow(tables: list[pa.Table]) -> pa.Table:
-        return _follow(pa.concat_tables(tables), ray.get(lookup))
-
-    return map_blocks(equal, follow)
+    return exchange([*equal, *near], partition, follow, num_partitions)
 
 
 def _follow(table: pa.Table, lookup: pa.Table) -> pa.Table:
@@ -300,11 +303,11 @@ class _Candidates:
     @classmethod
     def of(cls, table: pa.Table, common: Common, config: DedupConfig) -> "_Candidates":
         """Sort a partition's rows by component."""
-        table = table.take(np.argsort(table["root"].to_numpy(), kind="stable")).combine_chunks()
+        table = table.take(np.argsort(table[ROOT].to_numpy(), kind="stable")).combine_chunks()
         keys, offsets = _band_keys(table, common, config)
         bands = [keys[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
         meanings = Meanings(*(table[name].to_numpy() for name in MEANINGS))
-        cuts = [0, *(np.flatnonzero(np.diff(table["root"].to_numpy())) + 1).tolist(), table.num_rows]
+        cuts = [0, *(np.flatnonzero(np.diff(table[ROOT].to_numpy())) + 1).tolist(), table.num_rows]
         return cls(table, shingles_of(table), bands, meanings, _parts(table, common, config), cuts)
 
     def components(self) -> Iterator[_Component]:

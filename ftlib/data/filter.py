@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from ftlib.config.prepare import FilterConfig
 from ftlib.data import schema as s
-from ftlib.data.dedup import LABEL_CONFLICT, REVIEW, contains, row_keys
+from ftlib.data.dedup import LABEL_CONFLICT, REVIEW
+from ftlib.data.row_keys import row_keys
+from ftlib.data.rowmap import RowMap
 from ftlib.data.sign import spoken
-from ftlib.text.keyed import UInt64s
 from ftlib.text.quality import failed_filter
 
 FILTER, STALE = "filter", "stale"
@@ -21,18 +22,18 @@ FILTER, STALE = "filter", "stale"
 
 @dataclass(frozen=True)
 class Marked:
-    """Rows whose fate is known before they are redacted; sorted row keys."""
+    """Rows whose fate is known before they are redacted."""
 
-    review: UInt64s
+    review: RowMap
     """Held for a person; they are not filtered."""
-    stale: UInt64s
+    stale: RowMap
     """Older than `filter.max_age_days`."""
 
 
 def apply_filters(table: pa.Table, config: FilterConfig, marked: Marked) -> pa.Table:
     """Mark the rows of a table."""
     rows = row_keys(table)
-    held, stale = contains(marked.review, rows), contains(marked.stale, rows)
+    held, stale = marked.review.contains(rows), marked.stale.contains(rows)
     records = table.select([s.MESSAGES, s.TEXT, s.REJECTED, s.ERROR, s.STAGE, s.REASON]).to_pylist()
     stages: list[str | None] = []
     reasons: list[str | None] = []

@@ -1,10 +1,11 @@
 """The stages of a preparation on a connected cluster, from read tasks to the split of every kept row.
 
 The input is read twice: once for keyed hashes, once for redaction of what is left, so that no raw text waits anywhere.
-The driver holds row keys (8 bytes a row), references and counters, never text. Redacted rows wait in files beside the
-output: a job that died goes on from them and repeats the rest. When a keeper is lost to a filter, to redaction or to
-quarantine, all rows that were dropped for it are processed after all, and those that pass are compared again with what
-is kept. At the end every row that was read is found in exactly one place, or the job fails.
+The driver holds references and counters, neither text nor anything of each row: what is known of rows by their keys is
+in maps that are cut into ranges (`data.rowmap`). Redacted rows wait in files beside the output: a job that died goes on
+from them and repeats the rest. When a keeper is lost to a filter, to redaction or to quarantine, all rows that were
+dropped for it are processed after all, and those that pass are compared again with what is kept. At the end every row
+that was read is found in exactly one place, or the job fails.
 """
 
 from collections import Counter
@@ -22,18 +23,20 @@ from ftlib.core.storage import join
 from ftlib.data import passes
 from ftlib.data import schema as s
 from ftlib.data.blocks import (
-    NO_ROWS,
     Decided,
     cluster_sizes,
     collect,
     conflict_groups,
-    conflicts_in,
     count_decided,
     count_left_out,
     count_placed,
     count_rows,
+    dropped_edges,
     held_rows,
+    kept_only,
     kept_table,
+    links_in,
+    lost_keepers,
     only_dropped,
     only_links,
     reasons_in,
@@ -42,16 +45,8 @@ from ftlib.data.blocks import (
     summarise,
     verdicts,
 )
-from ftlib.data.decontaminate import dropped_rows, overlap_with_test
-from ftlib.data.dedup import (
-    REVIEW,
-    common_text,
-    contains,
-    find_equal,
-    find_near,
-    follow_keepers,
-    row_keys,
-)
+from ftlib.data.decontaminate import contaminated, dropped_rows, overlap_with_test
+from ftlib.data.dedup import REVIEW, common_text, find_equal, find_near, follow_keepers
 from ftlib.data.facts import Counts
 from ftlib.data.filter import Marked
 from ftlib.data.leftout import LeftOut, LeftOutFacts, refuse_left_out
@@ -62,21 +57,21 @@ from ftlib.data.references import References
 from ftlib.data.report import ResidualFacts
 from ftlib.data.residual import find_residual
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
+from ftlib.data.row_keys import NO_ROWS, row_keys
 from ftlib.data.rowfacts import RowFacts
+from ftlib.data.rowmap import NO_MAP, ROWS_PER_SAMPLE, Fingerprint, RowMap, choose_bounds
 from ftlib.data.rows import ReadTask
 from ftlib.data.sign import SignSettings, sign
-from ftlib.data.split import TRAIN, SplitRows, assign_splits
+from ftlib.data.split import SPLIT, TRAIN
+from ftlib.data.split_tasks import split_rows
 from ftlib.data.stored import PASSES, Store, StoredBlock, blocks_of
 from ftlib.data.write import Assignment
 from ftlib.runtime.cluster import cluster_resources
-from ftlib.runtime.exchange import map_blocks
-from ftlib.text.components import Edges
-from ftlib.text.keyed import UInt64s
+from ftlib.runtime.exchange import map_blocks, wait_for
 from ftlib.text.minhash import choose_bands, expected_recall
 
 logger = get_logger(__name__)
 
-NO_LINKS: Edges = np.empty((0, 2), dtype=np.uint64)
 _LARGE_GROUP = 0.2
 _ROWS_PER_PARTITION = 20_000  # fewer are not worth a task
 
@@ -143,40 +138,41 @@ class Flow:
             benchmark_ngram=config.decontaminate.ngram,
         )
         self._partitions = config.execution.num_partitions
+        self._bounds = NO_ROWS
         self._sources = {task.rank: task.source for task in tasks}
 
     def run(self) -> Outcome:
         """All stages up to the split."""
         signatures, rows, by_source, decided_first = self.find_duplicates()
         first = self._settle(decided_first)
-        facts = RowFacts.of(signatures, self._config, bool(len(self._references.benchmarks.texts)))
-        logger.info("%d duplicates dropped, %d rows held for review", len(first.removed), len(first.held))
-        chosen, marked = Selection(skip=first.removed), Marked(first.held, facts.stale)
-        processed = self._process(PASSES[0], chosen, marked, len(rows) - len(first.removed))
-        kept, lost, broken = verdicts(processed)
-        self._check_broken(broken, len(rows))
-        decided, removed, links = first.blocks, first.removed, first.links
-        retry = first.removed[contains(lost, first.keepers)]
-        if len(retry):
-            logger.info("%d rows take part again: what they duplicated was not kept", len(retry))
-            again = self._process(PASSES[1], Selection(take=retry), Marked(NO_ROWS, facts.stale), len(retry))
-            passed, _, _ = verdicts(again)
-            alive = np.union1d(kept, passed)
-            second = self._decide(signatures, np.setdiff1d(rows, alive), preferred=kept, conflicts=False)
-            decided = [*restrict(decided, retry, inside=False), *restrict(second.blocks, retry, inside=True)]
-            gone = second.removed[contains(retry, second.removed)]
-            removed = np.union1d(np.setdiff1d(removed, retry), gone)
-            kept = np.setdiff1d(alive, gone)
-            processed, links = [*processed, *again], np.concatenate([links, second.links])
-        if not len(kept):
+        facts = RowFacts.of(signatures, self._config, bool(len(self._references.benchmarks.texts)), self._bounds)
+        num_removed = first.removed.num_rows()
+        logger.info("%d duplicates dropped, %d rows held for review", num_removed, first.held.num_rows())
+        chosen, marked = Selection((first.removed,)), Marked(first.held, facts.stale)
+        processed = self._process(PASSES[0], chosen, marked, rows.num_rows - num_removed)
+        verdict, broken = verdicts(processed, self._bounds)
+        self._check_broken(broken, rows.num_rows)
+        kept, decided, removed, links = kept_only(verdict), first.blocks, first.removed, first.links
+        retry = lost_keepers(first.removed, verdict)
+        if num_retry := retry.num_rows():
+            logger.info("%d rows take part again: what they duplicated was not kept", num_retry)
+            again = self._process(PASSES[1], Selection(take=retry), Marked(NO_MAP, facts.stale), num_retry)
+            alive = kept.union(kept_only(verdicts(again, self._bounds)[0]))
+            second = self._decide(signatures, among=alive, preferred=kept, conflicts=False)
+            decided = [*restrict(decided, retry, within=False), *restrict(second.blocks, retry, within=True)]
+            gone = second.removed.within(retry)
+            removed = removed.without(retry).union(gone)
+            kept = alive.without(gone)
+            processed, links = [*processed, *again], [*links, *second.links]
+        if not kept.num_rows():
             raise self._nothing_left(processed, decided, removed)
         del signatures  # the largest thing in the object store
         shapes = {task.source: task.shape for task in self._tasks}
         found = _Rows(processed, decided, removed, links, rows, first.clusters, facts)
         return self._split(found, by_source, shapes)
 
-    def find_duplicates(self, tables: Any = None) -> tuple[list[Any], UInt64s, dict[str, int], Decided]:
-        """The first pass: signatures, all row keys, rows of each source, and what is dropped, held or linked.
+    def find_duplicates(self, tables: Any = None) -> tuple[list[Any], Fingerprint, dict[str, int], Decided]:
+        """The first pass: signatures, the fingerprint of all rows, rows of each source, and what is decided.
 
         `tables`: a dataset of `schema.READ` where the records are in memory; by default the input is read.
         """
@@ -185,7 +181,7 @@ class Flow:
         if not self._references.corpus:
             return signatures, rows, by_source, self._decide(signatures)
         known = self._in_corpus(signatures)
-        logger.info("%d rows are near-duplicates of the reference corpus", len(known.removed))
+        logger.info("%d rows are near-duplicates of the reference corpus", known.removed.num_rows())
         return signatures, rows, by_source, self._decide(signatures, known.removed).after(known)
 
     def _log_recall(self) -> None:
@@ -197,9 +193,7 @@ class Flow:
 
     def _in_corpus(self, signatures: list[Any]) -> Decided:
         """Near-duplicates of the reference corpus."""
-        import ray
-
-        references, none = self._references, ray.put(NO_ROWS)
+        references = self._references
         tables = passes.read_tables(references.corpus, self._reader(), self._resources)
         corpus = passes.run_pass(
             passes.signed(tables, self._sign, self._resources), "reading and hashing dedup.against", None
@@ -209,33 +203,34 @@ class Flow:
             both,
             self._config.dedup,
             self._partitions,
-            preferred=none,
-            without=none,
+            self._bounds,
             first_reference=references.first_row,
-            common=common_text(both, self._partitions, none),
+            common=common_text(both, self._partitions),
         )
-        return summarise(near)
+        return summarise(near, self._bounds)
 
     def _reader(self, keep_raw: bool = False) -> ReadSettings:
         return ReadSettings(self._config.input, self._key, self._config.execution.rows_per_block, keep_raw)
 
-    def _read(self, tables: Any) -> tuple[list[Any], UInt64s, dict[str, int]]:
-        """The first pass: signatures, all row keys (sorted), rows of each source."""
+    def _read(self, tables: Any) -> tuple[list[Any], Fingerprint, dict[str, int]]:
+        """The first pass: signatures, the fingerprint of all rows, rows of each source."""
         if tables is None:
             tables = passes.read_tables(self._tasks, self._reader(), self._resources)
         blocks = passes.run_pass(
             passes.signed(tables, self._sign, self._resources), "reading and hashing", self._estimate()
         )
         counted = collect(map_blocks(blocks, count_rows))
-        rows = np.sort(np.concatenate([NO_ROWS, *(item[0] for item in counted)]))
-        by_source = sum((item[1] for item in counted), Counter[str]())
-        broken = sum(item[2] for item in counted)
-        self._check_broken(broken, len(rows))
+        if not counted:
+            raise UserError("no rows were read; were the inputs emptied meanwhile?")
+        found = sum(counted[1:], counted[0])
+        num_rows = found.rows.num_rows
+        self._check_broken(found.num_broken, num_rows)
         self._left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
         if self._config.input.strict:
             refuse_left_out(self._left_out)
-        self._partitions = min(self._partitions, 1 + len(rows) // _ROWS_PER_PARTITION)
-        return blocks, rows, dict(sorted(by_source.items()))
+        self._partitions = min(self._partitions, 1 + num_rows // _ROWS_PER_PARTITION)
+        self._bounds = choose_bounds(found.sample, min(self._partitions, 1 + num_rows // ROWS_PER_SAMPLE))
+        return blocks, found.rows, dict(sorted(found.by_source.items()))
 
     def _estimate(self) -> int:
         """About how many rows there are, from the first rows of each file."""
@@ -254,30 +249,32 @@ class Flow:
     def _decide(
         self,
         signatures: list[Any],
-        without: UInt64s = NO_ROWS,
-        preferred: UInt64s = NO_ROWS,
+        without: RowMap = NO_MAP,
+        preferred: RowMap = NO_MAP,
         conflicts: bool | None = None,
+        *,
+        among: RowMap | None = None,
     ) -> Decided:
-        """Conflicts, exact and near duplicates among the rows that are not in `without`."""
-        import ray
-
-        config = self._config
+        """Conflicts, exact and near duplicates among the rows that are not in `without` and are in `among`."""
+        config, bounds = self._config, self._bounds
         if conflicts is None:
             conflicts = config.filter.enabled and config.filter.label_conflicts == "review"
-        first = ray.put(preferred)
-        equal = find_equal(signatures, self._partitions, conflicts=conflicts, preferred=first, without=ray.put(without))
-        settled = collect(map_blocks(equal, lambda tables: row_keys(pa.concat_tables(tables))), "comparing records")
-        out = ray.put(np.union1d(without, np.concatenate([NO_ROWS, *settled])))
-        common = common_text(signatures, self._partitions, out)
-        near = find_near(signatures, config.dedup, self._partitions, preferred=first, without=out, common=common)
-        blocks = [*follow_keepers(equal, near), *near]
+        equal = find_equal(
+            signatures, self._partitions, conflicts=conflicts, preferred=preferred, without=without, among=among
+        )
+        settled = RowMap.cut(equal, bounds, lambda tables: pa.concat_tables(tables).select([s.ROW]))
+        out = without.union(settled)
+        common = common_text(signatures, self._partitions, out, among)
+        near = find_near(
+            signatures, config.dedup, self._partitions, bounds, preferred=preferred, without=out, among=among,
+            common=common,
+        )  # fmt: skip
+        blocks = [*follow_keepers(equal, near, self._partitions), *near]
+        wait_for(blocks, "comparing records", logger)
         if config.dedup.enabled and config.dedup.action == "drop":
-            return summarise(blocks)
-        clusters = NO_LINKS
-        if config.dedup.enabled:
-            weighed = summarise(blocks)
-            clusters = np.stack([weighed.keepers, weighed.removed], axis=1)
-        return replace(summarise(map_blocks(blocks, only_links)), clusters=clusters)
+            return summarise(blocks, bounds)
+        clusters = dropped_edges(summarise(blocks, bounds).removed) if config.dedup.enabled else []
+        return replace(summarise(map_blocks(blocks, only_links), bounds), clusters=clusters)
 
     def _settle(self, decided: Decided) -> Decided:
         """Take what a person decided off the hold; the rows of one conflict still share a split."""
@@ -296,12 +293,13 @@ class Flow:
         self._decisions = resolve(self._answers, Held(rows, held[s.ID].to_pylist(), groups), ranks)
         settled = np.sort(np.fromiter(self._decisions, dtype=np.uint64, count=len(self._decisions)))
         logger.info("%d rows were decided by a person", len(settled))
-        chosen = contains(settled, rows)
+        chosen = np.isin(rows, settled)
+        settled_rows = RowMap.cut([ray.put(pa.table({s.ROW: settled}))], self._bounds, pa.concat_tables)
         return replace(
             decided,
-            blocks=restrict(decided.blocks, settled, inside=False),
-            held=np.setdiff1d(decided.held, settled),
-            links=np.concatenate([decided.links, np.stack([groups[chosen], rows[chosen]], axis=1)]),
+            blocks=restrict(decided.blocks, settled_rows, within=False),
+            held=decided.held.without(settled_rows),
+            links=[*decided.links, ray.put(np.stack([groups[chosen], rows[chosen]], axis=1))],
         )
 
     def _process(self, name: str, selection: Selection, marked: Marked, total: int) -> list[StoredBlock]:
@@ -309,8 +307,8 @@ class Flow:
         import ray
 
         config, store = self._config, Store(join(self._folder, name))
-        earlier, done = store.done()
-        left = total - len(done)
+        earlier, done = store.done(self._bounds)
+        left = total - done.num_rows()
         resources = self._resources.for_rows(left)
         if left <= 0:
             return earlier
@@ -324,37 +322,34 @@ class Flow:
         filtered = passes.filtered(redacted, config.filter, ray.put(marked), decisions, resources)
         receipts = passes.stored(filtered, store, config.execution.rows_per_block, resources)
         logger.info("%d rows to redact in up to %d processes, which load first", left, resources.num_actors)
-        return [*earlier, *blocks_of(ray.get(passes.run_pass(receipts, "redacting and filtering", left)))]
+        return [*earlier, *blocks_of(passes.run_pass(receipts, "redacting and filtering", left))]
 
     def _split(self, rows: "_Rows", by_source: dict[str, int], shapes: dict[str, str]) -> Outcome:
         import ray
 
         config = self._config
         decided = store_ids(map_blocks(rows.decided, only_dropped), config.pii, self._key)
-        removed = ray.put(rows.removed)
-        links = np.concatenate([rows.links, self._links_after_redaction(rows.processed, removed)])
-        found = collect(map_blocks(rows.processed, lambda tables: split_columns(tables, ray.get(removed))))
-        kept, ids, labels, subjects = (np.concatenate(column) for column in zip(*found, strict=True))
-        order = np.argsort(kept)
-        kept = kept[order]
-        table = SplitRows(kept, ids[order], labels[order], subjects[order], *rows.facts.split_columns(kept))
-        splits, largest = assign_splits(table, links, config.split, config.seed)
-        warnings = []
-        if len(kept) and largest > max(_LARGE_GROUP * len(kept), 2):
-            share = f"{largest / len(kept):.0%}"
+        removed = rows.removed
+        links = [*rows.links, *self._links_after_redaction(rows.processed, removed)]
+        kept = RowMap.cut(rows.processed, self._bounds, lambda tables: split_columns(tables, removed))
+        kept = rows.facts.with_split_columns(kept)
+        placed, largest = split_rows(kept, links, config.split, config.seed, self._partitions)
+        num_kept, warnings = kept.num_rows(), []
+        if largest > max(_LARGE_GROUP * num_kept, 2):
+            share = f"{largest / num_kept:.0%}"
             warnings.append(f"{share} of the kept records are alike or belong together and had to stay in one split")
-        assignment = Assignment(kept, splits, rows.removed)
-        assignment, contaminated = self._decontaminate(rows, assignment)
-        decided = [*decided, *contaminated]
+        assignment, dirty = self._decontaminate(rows, Assignment(placed, removed))
+        decided = [*decided, *dirty]
         mixed = mix_rows(
-            assignment, labels[order][contains(assignment.rows, kept)], rows.clusters, config, self._sources
+            assignment, kept, rows.clusters, config, sources=self._sources, num_partitions=self._partitions
         )
         reference = ray.put(mixed.assignment)
-        processed = collect(map_blocks(rows.processed, lambda tables: count_placed(tables, ray.get(reference))))
+        counted = collect(map_blocks(rows.processed, lambda tables: count_placed(tables, ray.get(reference))))
+        marks = collect(assignment.removed.each(lambda part: Fingerprint.of(row_keys(part))))
+        self._check_account(rows.all_rows, sum([*marks, *(item[1] for item in counted)], Fingerprint()))
         dropped = collect(map_blocks(decided, count_decided))
-        self._check_account(rows.all_rows, [assignment.removed, *(item[1] for item in processed)])
-        counts = sum((item[0] for item in processed), Counts()) + sum((item[0] for item in dropped), Counts())
-        groups = conflict_groups(collect(map_blocks(rows.decided, conflicts_in)))
+        groups = conflict_groups(rows.decided, self._partitions)
+        counts = sum([*(item[0] for item in counted), *dropped], Counts())
         return Outcome(
             processed=rows.processed,
             decided=decided,
@@ -362,73 +357,59 @@ class Flow:
             counts=counts,
             num_rows_by_source=by_source,
             shapes=shapes,
-            cluster_sizes=cluster_sizes([item[1] for item in dropped]),
+            cluster_sizes=cluster_sizes(decided, self._partitions),
             conflicts=groups[0],
             conflict_groups=groups[1],
             warnings=[*warnings, *mixed.warnings],
             left_out=self._left_out,
             mix=mixed.facts(counts, by_source, config.mix.weights_by),
-            residual=find_residual(rows.processed, kept[order], config.pii),
+            residual=find_residual(rows.processed, kept, config.pii),
         )
 
     def _decontaminate(self, rows: "_Rows", assignment: Assignment) -> tuple[Assignment, list[Any]]:
         """Take contaminated rows out of train; references of their `DECISION` tables."""
         import ray
 
-        config = self._config.decontaminate
-        dirty, codes = rows.facts.overlaps(assignment.rows[assignment.splits == TRAIN])
+        config, test = self._config.decontaminate, NO_MAP
         if config.against_test:
-            found = overlap_with_test(rows.processed, ray.put(assignment), config.ngram, self._key)
-            # A row that a benchmark holds keeps that reason.
-            new = ~contains(dirty, found[0])
-            dirty, codes = np.concatenate([dirty, found[0][new]]), np.concatenate([codes, found[1][new]])
-            order = np.argsort(dirty)
-            dirty, codes = dirty[order], codes[order]
-        if not len(dirty):
+            test = overlap_with_test(rows.processed, ray.put(assignment), config.ngram, self._key, self._bounds)
+        if not (test.parts or rows.facts.dirty.parts):
             return assignment, []
-        logger.info("%d rows of train overlap with a benchmark or the test split and are dropped", len(dirty))
-        clean = ~contains(dirty, assignment.rows)
-        if not (assignment.splits[clean] == TRAIN).any():
+        dirty = contaminated(assignment.placed, rows.facts.dirty, test)
+        if not (num_dirty := dirty.num_rows()):
+            return assignment, []
+        logger.info("%d rows of train overlap with a benchmark or the test split and are dropped", num_dirty)
+        left = assignment.placed.without(dirty)
+        if not any(collect(left.each(lambda part: bool((part[SPLIT].to_numpy() == TRAIN).any())))):
             raise UserError(
                 "decontaminate: every record of train overlaps with a benchmark or the test split; "
                 "raise decontaminate.ngram, or set decontaminate.against_test=false"
             )
-        left = Assignment(assignment.rows[clean], assignment.splits[clean], np.union1d(assignment.removed, dirty))
-        return left, dropped_rows(rows.processed, dirty, codes)
+        return Assignment(left, assignment.removed.union(dirty)), dropped_rows(rows.processed, dirty)
 
-    def _links_after_redaction(self, processed: list[StoredBlock], removed: Any) -> Edges:
-        """Records that are near-duplicates only once they are redacted decide sides as well."""
-        import ray
-
+    def _links_after_redaction(self, processed: list[StoredBlock], removed: RowMap) -> list[Any]:
+        """Records that are near-duplicates only once they are redacted decide sides as well; references of edges."""
         config = self._config
         settings = SignSettings(config.dedup, self._key)
-
-        def sign_kept(tables: list[pa.Table]) -> pa.Table:
-            return sign(kept_table(tables, ray.get(removed)), settings)
-
-        signatures = map_blocks(processed, sign_kept)
-        none = ray.put(NO_ROWS)
-        common = common_text(signatures, self._partitions, none)
-        near = find_near(signatures, config.dedup, self._partitions, preferred=none, without=none, common=common)
-        return summarise(near).links
+        signatures = map_blocks(processed, lambda tables: sign(kept_table(tables, removed), settings))
+        common = common_text(signatures, self._partitions)
+        near = find_near(signatures, config.dedup, self._partitions, self._bounds, common=common)
+        return map_blocks(near, links_in)
 
     @staticmethod
-    def _check_account(rows: UInt64s, places: list[UInt64s]) -> None:
+    def _check_account(rows: Fingerprint, placed: Fingerprint) -> None:
         """Every row that was read stands in exactly one place."""
-        placed = np.sort(np.concatenate(places))
-        if not np.array_equal(placed, rows):
+        if placed != rows:
             raise RuntimeError(
-                f"{len(rows)} rows were read but {len(placed)} are accounted for; was an input changed meanwhile?"
+                f"{rows.num_rows} rows were read and {placed.num_rows} are accounted for, but they are not the same; "
+                "was an input changed meanwhile?"
             )
 
-    def _nothing_left(self, processed: list[StoredBlock], decided: list[Any], removed: UInt64s) -> UserError:
-        import ray
-
-        reference = ray.put(removed)
+    def _nothing_left(self, processed: list[StoredBlock], decided: list[Any], removed: RowMap) -> UserError:
         reasons: Counter[str] = Counter()
-        for counts, _ in collect(map_blocks(decided, count_decided)):
+        for counts in collect(map_blocks(decided, count_decided)):
             reasons.update({reason: n for (stage, reason), n in counts.dropped.items() if stage != REVIEW})
-        for table in collect(map_blocks(processed, lambda tables: reasons_in(tables, ray.get(reference)))):
+        for table in collect(map_blocks(processed, lambda tables: reasons_in(tables, removed))):
             reasons.update(table)
         listed = ", ".join(
             f"{reason} {n}" for reason, n in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -442,8 +423,8 @@ class _Rows:
 
     processed: list[StoredBlock]
     decided: list[Any]
-    removed: UInt64s
-    links: Edges
-    all_rows: UInt64s
-    clusters: Edges
+    removed: RowMap
+    links: list[Any]
+    all_rows: Fingerprint
+    clusters: list[Any]
     facts: RowFacts

@@ -22,10 +22,11 @@ from ftlib.data.dialogue import Content
 from ftlib.data.inputs import InputFile, open_file
 from ftlib.data.leftout import LeftOut, num_chars
 from ftlib.data.near_keys import FOLDED_PURPOSE, folded_hash
+from ftlib.data.rowmap import RowMap
 from ftlib.data.rows import RawRow, ReadTask, iter_rows
 from ftlib.data.shapes import readable_columns, resolve_shape, subject_of, to_content, used_columns
 from ftlib.data.values import RowError, as_json
-from ftlib.text.keyed import KeyedHash, UInt64s
+from ftlib.text.keyed import KeyedHash
 
 logger = get_logger(__name__)
 
@@ -50,21 +51,21 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows a pass reads; sorted uint64 arrays of row keys."""
+    """Which rows a pass reads."""
 
-    skip: UInt64s | None = None
+    skip: tuple[RowMap, ...] = ()
     """Rows that are left out."""
-    take: UInt64s | None = None
-    """Rows that alone are read."""
+    take: RowMap | None = None
+    """Rows that alone are read; None: all."""
 
-    def without(self, rows: UInt64s) -> "Selection":
-        """The same without the sorted `rows`."""
-        return Selection(rows if self.skip is None else np.union1d(self.skip, rows), self.take)
+    def without(self, rows: RowMap) -> "Selection":
+        """The same without `rows`."""
+        return Selection((*self.skip, rows), self.take)
 
     def of(self, task: ReadTask) -> tuple[frozenset[int], frozenset[int] | None]:
         """Positions in a task's part of its file to skip, and to take (None: all)."""
         take = None if self.take is None else _positions(self.take, task)
-        return (frozenset() if self.skip is None else _positions(self.skip, task)), take
+        return frozenset().union(*(_positions(rows, task) for rows in self.skip)), take
 
 
 def subject_hash(hasher: KeyedHash, subject: str) -> str:
@@ -72,12 +73,11 @@ def subject_hash(hasher: KeyedHash, subject: str) -> str:
     return hasher.hex(subject.encode("utf-8", "surrogatepass"))
 
 
-def _positions(rows: UInt64s, task: ReadTask) -> frozenset[int]:
+def _positions(rows: RowMap, task: ReadTask) -> frozenset[int]:
     first = task.rank << s.ROW_POSITION_BITS
     last = s.MAX_POSITION if task.stop < 0 else task.stop - 1
-    begin, end = np.searchsorted(rows, np.array([first | task.start, first | last], dtype=np.uint64), side="left")
-    end += int(end < len(rows) and int(rows[end]) == first | last)
-    return frozenset((rows[begin:end] & np.uint64(s.MAX_POSITION)).tolist())
+    found = rows.between(first | task.start, first | last)
+    return frozenset((found & np.uint64(s.MAX_POSITION)).tolist())
 
 
 def plan_reads(files: Sequence[InputFile], config: InputConfig, key: bytes) -> list[ReadTask]:

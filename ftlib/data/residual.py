@@ -5,6 +5,7 @@ value and no text. The sample are the kept rows with the smallest hash of their 
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from ftlib.config.prepare import PiiConfig
 from ftlib.core.errors import GateError
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
-from ftlib.data.dedup import contains, row_keys
 from ftlib.data.redact import scanned_fields
 from ftlib.data.report import ResidualFacts
+from ftlib.data.row_keys import row_keys
+from ftlib.data.rowmap import RowMap
 from ftlib.runtime.exchange import gather, map_blocks
 from ftlib.text.keyed import UInt64s, mix64
 
@@ -25,17 +27,18 @@ logger = get_logger(__name__)
 _ROWS_PER_TASK = 500  # a task first loads a pipeline, which takes seconds
 
 
-def find_residual(processed: list[Any], kept: UInt64s, config: PiiConfig) -> ResidualFacts | None:
+def find_residual(processed: list[Any], kept: RowMap, config: PiiConfig) -> ResidualFacts | None:
     """Scan the sample; None where nothing is redacted or the sample is empty."""
     import ray
 
-    if config.profile == "none" or config.residual_sample == 0 or not len(kept):
+    if config.profile == "none" or config.residual_sample == 0:
         return None
     sample = choose_sample(kept, config.residual_sample)
-    chosen = ray.put(sample)
+    if not sample.num_rows:
+        return None
 
     def pick(tables: list[pa.Table]) -> list[pa.Table]:
-        rows = [table.filter(pa.array(contains(ray.get(chosen), row_keys(table)))) for table in tables]
+        rows = [table.filter(pa.array(sample.contains(row_keys(table)))) for table in tables]
         table = pa.concat_tables(rows).select([s.MESSAGES, s.TEXT, s.REJECTED, s.METADATA, s.FINDINGS])
         return [table] if table.num_rows else []
 
@@ -43,7 +46,7 @@ def find_residual(processed: list[Any], kept: UInt64s, config: PiiConfig) -> Res
         return scan_tables([table for tables in picked for table in tables], config)
 
     picked = map_blocks(processed, pick)
-    tasks = min(len(picked), max(1, -(-len(sample) // _ROWS_PER_TASK)))
+    tasks = min(len(picked), max(1, -(-sample.num_rows // _ROWS_PER_TASK)))
     scan_task = ray.remote(scan)
     results = gather([scan_task.remote(*picked[i::tasks]) for i in range(tasks)], "scanning the output", logger)
     findings, records = Counter[str](), Counter[str]()
@@ -52,7 +55,7 @@ def find_residual(processed: list[Any], kept: UInt64s, config: PiiConfig) -> Res
         records.update(with_any)
     return {
         "detector": results[0][3],
-        "num_scanned": len(sample),
+        "num_scanned": sample.num_rows,
         "num_records": sum(result[2] for result in results),
         "entities": [
             {"entity": entity, "num_findings": count, "num_records": records[entity]}
@@ -61,11 +64,34 @@ def find_residual(processed: list[Any], kept: UInt64s, config: PiiConfig) -> Res
     }
 
 
-def choose_sample(kept: UInt64s, size: int | None) -> UInt64s:
-    """The row keys to scan, sorted; `size` None: all."""
-    if size is None or len(kept) <= size:
-        return np.sort(kept)
-    return np.sort(kept[np.argsort(mix64(kept), kind="stable")[:size]])
+@dataclass(frozen=True)
+class RowSample:
+    """The rows whose keys have the smallest hashes: told by the largest of these."""
+
+    rows: RowMap
+    limit: int
+    """Largest hash in the sample."""
+    num_rows: int
+
+    def contains(self, rows: UInt64s) -> np.ndarray:
+        """Which of `rows` are in the sample; bool [len(rows)]."""
+        low = mix64(rows) <= np.uint64(self.limit)
+        found = np.zeros(len(rows), dtype=bool)
+        found[low] = self.rows.contains(rows[low])
+        return found
+
+
+def choose_sample(kept: RowMap, size: int | None) -> RowSample:
+    """A sample of about any rows; `size` None: all."""
+    num_rows = kept.num_rows()
+    if size is None or num_rows <= size:
+        return RowSample(kept, 2**64 - 1, num_rows)
+
+    def smallest(part: pa.Table) -> UInt64s:
+        return np.sort(mix64(row_keys(part)))[:size]
+
+    hashes = np.sort(np.concatenate(gather(kept.each(smallest), "choosing a sample", logger)))
+    return RowSample(kept, int(hashes[size - 1]), size)
 
 
 def scan_tables(tables: list[pa.Table], config: PiiConfig) -> tuple[Counter[str], Counter[str], int, str]:

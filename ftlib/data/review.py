@@ -22,9 +22,10 @@ import pyarrow as pa
 from ftlib.core.errors import UserError
 from ftlib.core.storage import read_bytes
 from ftlib.data import schema as s
-from ftlib.data.dedup import REVIEW, contains, row_keys
+from ftlib.data.dedup import REVIEW
 from ftlib.data.filter import FILTER
 from ftlib.data.records import is_bad_answer_alone, turns
+from ftlib.data.row_keys import contains, row_keys
 from ftlib.text.keyed import UInt64s
 
 ACCEPT, EDIT, REJECT = "accept", "edit", "reject"

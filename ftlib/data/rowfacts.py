@@ -1,77 +1,79 @@
-"""What the driver knows of rows by their metadata and benchmarks: numbers of the signature tables, where configured.
-
-Each is 8 bytes a row (overlaps: the contaminated rows alone).
-"""
+"""What the first pass learns of rows by their metadata and benchmarks, where configured: maps by row key."""
 
 import datetime
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ftlib.config.prepare import FilterConfig, PrepareConfig
-from ftlib.data.blocks import NO_ROWS, signature_column
-from ftlib.data.dedup import contains
+from ftlib.data import schema as s
 from ftlib.data.overlap import CLEAN
+from ftlib.data.row_keys import row_keys
+from ftlib.data.rowmap import NO_MAP, RowMap
 from ftlib.data.sign import FILTER_TIME, GROUP, NO_TIME, OVERLAP, SPLIT_TIME
 from ftlib.text.keyed import UInt64s
 
 _DAY_S = 86_400
-Column = tuple[UInt64s, np.ndarray]
-"""Row keys, sorted, and a value of each."""
+CODE = "code"
+"""Column of the contaminated rows: one of `data.overlap`."""
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """Columns of the first pass; None where the configuration names no field."""
+    """Columns of the first pass."""
 
-    groups: Column | None = None
-    times: Column | None = None
-    stale: UInt64s = field(default_factory=lambda: NO_ROWS)
-    """Rows older than `filter.max_age_days`, sorted."""
-    dirty: Column | None = None
+    split_by: RowMap = NO_MAP
+    """`group_hash` and `time` as `split_tasks` takes them, where the configuration names a field for them."""
+    stale: RowMap = NO_MAP
+    """Rows older than `filter.max_age_days`."""
+    dirty: RowMap = NO_MAP
     """Rows that overlap with a benchmark, and their codes."""
 
     @classmethod
-    def of(cls, signatures: list[Any], config: PrepareConfig, benchmarks: bool) -> "RowFacts":
+    def of(cls, signatures: list[Any], config: PrepareConfig, benchmarks: bool, bounds: UInt64s) -> "RowFacts":
         """Collect what the configuration asks for. `signatures`: references of `sign.SIGNATURE` tables."""
-        split, dirty, stale = config.split, None, NO_ROWS
-        if benchmarks:
-            rows, codes = signature_column(signatures, OVERLAP)
-            dirty = rows[codes != CLEAN], codes[codes != CLEAN]
+        split, found = config.split, {}
+        names = {GROUP: "group_hash"} if split.group_column else {}
+        names |= {SPLIT_TIME: "time"} if split.by_time else {}
+        if names:
+            found["split_by"] = RowMap.cut(signatures, bounds, lambda tables: _renamed(tables, names))
         if config.filter.enabled and config.filter.max_age_days is not None:
-            stale = stale_rows(signature_column(signatures, FILTER_TIME), config.filter)
-        return cls(
-            groups=signature_column(signatures, GROUP) if split.group_column else None,
-            times=signature_column(signatures, SPLIT_TIME) if split.by_time else None,
-            stale=stale,
-            dirty=dirty,
-        )
+            found["stale"] = RowMap.cut(signatures, bounds, lambda tables: stale_rows(tables, config.filter))
+        if benchmarks:
+            found["dirty"] = RowMap.cut(signatures, bounds, _contaminated)
+        return cls(**found)
 
-    def split_columns(self, rows: UInt64s) -> tuple[UInt64s | None, np.ndarray | None]:
-        """Groups and times of these rows, which the split goes by."""
-        return _values(self.groups, rows), _values(self.times, rows)
-
-    def overlaps(self, rows: UInt64s) -> Column:
-        """Those of `rows` (sorted) that overlap with a benchmark."""
-        if self.dirty is None:
-            return NO_ROWS, np.empty(0, dtype=np.uint8)
-        chosen = contains(rows, self.dirty[0])
-        return self.dirty[0][chosen], self.dirty[1][chosen]
+    def with_split_columns(self, rows: RowMap) -> RowMap:
+        """The rows with the columns that the split goes by."""
+        return rows.joined(_beside, self.split_by) if self.split_by.parts else rows
 
 
-def stale_rows(column: Column, config: FilterConfig) -> UInt64s:
-    """Rows with a date more than `max_age_days` before `reference_date`; those without a date are none of them."""
+def _renamed(tables: list[pa.Table], names: dict[str, str]) -> pa.Table:
+    table = pa.concat_tables(tables)
+    return pa.table({s.ROW: table[s.ROW], **{new: table[name] for name, new in names.items()}})
+
+
+def _contaminated(tables: list[pa.Table]) -> pa.Table:
+    table = _renamed(tables, {OVERLAP: CODE})
+    return table.filter(pa.array(table[CODE].to_numpy() != CLEAN))
+
+
+def _beside(part: pa.Table, facts: pa.Table) -> pa.Table:
+    """The part with the columns of `facts`, which has all of its rows."""
+    found = facts.take(np.searchsorted(row_keys(facts), row_keys(part)))
+    for name in found.column_names[1:]:
+        part = part.append_column(name, found[name])
+    return part
+
+
+def stale_rows(tables: list[pa.Table], config: FilterConfig) -> pa.Table:
+    """Rows with a date more than `max_age_days` before `reference_date`. Rows without a date never count as stale."""
+    table = _renamed(tables, {FILTER_TIME: "time"})
+    times = table["time"].to_numpy()
     if config.max_age_days is None or config.reference_date is None:
-        return NO_ROWS
+        return table.slice(0, 0).select([s.ROW])
     midnight = datetime.datetime.combine(config.reference_date, datetime.time(), datetime.UTC)
-    rows, times = column
-    found: UInt64s = rows[(times != NO_TIME) & (times < midnight.timestamp() - config.max_age_days * _DAY_S)]
-    return found
-
-
-def _values(column: Column | None, rows: UInt64s) -> np.ndarray | None:
-    if column is None:
-        return None
-    found: np.ndarray = column[1][np.searchsorted(column[0], rows)]
-    return found
+    old = (times != NO_TIME) & (times < midnight.timestamp() - config.max_age_days * _DAY_S)
+    return table.filter(pa.array(old)).select([s.ROW])

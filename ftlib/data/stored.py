@@ -11,7 +11,7 @@ Which rows a file holds stands in the file. A task that is run twice, or that ou
 import fcntl
 import io
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +25,9 @@ from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.core.storage import exists, filesystem, is_uri, join, local_path, read_bytes, write_bytes, write_text
 from ftlib.data import schema as s
-from ftlib.data.dedup import row_keys
 from ftlib.data.records import conform
+from ftlib.data.row_keys import row_keys
+from ftlib.data.rowmap import NO_MAP, RowMap
 from ftlib.runtime.exchange import gather, map_blocks
 from ftlib.text.keyed import UInt64s
 
@@ -74,41 +75,56 @@ class Store:
         indices = pa.array(np.zeros(table.num_rows, dtype=np.int8))
         return pa.table([pa.DictionaryArray.from_arrays(indices, pa.array([path]))], schema=RECEIPT)
 
-    def done(self) -> tuple[list[StoredBlock], UInt64s]:
-        """What an earlier attempt has stored: blocks that share no row, and their row keys, sorted."""
+    def done(self, bounds: UInt64s) -> tuple[list[StoredBlock], RowMap]:
+        """What an earlier attempt has stored: blocks that share no row, and their rows."""
         fs, inner = filesystem(self.folder)
         names = fs.ls(inner, detail=False) if fs.exists(inner) else []
         paths = sorted(join(self.folder, name.rsplit("/", 1)[-1]) for name in names if name.endswith(".parquet"))
-        keys = [
-            found
-            for group in gather(map_blocks(paths, _keys_of), "looking for finished rows", logger)
-            for found in group
-        ]
-        files, rows = disjoint(keys)
-        return [StoredBlock(paths[i]) for i in files], rows
+        if not paths:
+            return [], NO_MAP
+        import ray
+
+        files = RowMap.cut([KeysOf(path, number) for number, path in enumerate(paths)], bounds, pa.concat_tables)
+        found = gather(files.each(again_in), "looking for finished rows", logger)
+        again = {number for numbers in found for number in numbers}
+        left_out = ray.put(pa.array(sorted(again), pa.int64()))
+
+        def once(part: pa.Table) -> pa.Table:
+            return part.filter(pc.invert(pc.is_in(part[FILE], ray.get(left_out)))).select([s.ROW])
+
+        return [StoredBlock(path) for number, path in enumerate(paths) if number not in again], files.joined(once)
 
 
-def disjoint(keys: Sequence[UInt64s]) -> tuple[list[int], UInt64s]:
-    """Of arrays of row keys, numbers of those that share no row with an earlier one; and all rows in these, sorted."""
-    if not keys:
-        return [], np.empty(0, dtype=np.uint64)
-    rows = np.concatenate(keys)
-    number = np.repeat(np.arange(len(keys)), [len(found) for found in keys])
-    order = np.lexsort((number, rows))
+@dataclass(frozen=True)
+class KeysOf:
+    """The row keys in a stored file, beside the file's number."""
+
+    path: str
+    number: int
+
+    def load(self) -> pa.Table:
+        """The table."""
+        rows = pq.read_table(io.BytesIO(read_bytes(self.path)), columns=[s.ROW])[s.ROW]
+        return pa.table({s.ROW: rows, FILE: np.full(len(rows), self.number)})
+
+
+def again_in(part: pa.Table) -> list[int]:
+    """Files that hold a row of an earlier one. `part`: sorted row keys with the number of their file."""
+    rows, files = row_keys(part), part[FILE].to_numpy()
+    order = np.lexsort((files, rows))
     again = rows[order][1:] == rows[order][:-1]
-    left_out = set(number[order][1:][again].tolist())
-    kept = [i for i in range(len(keys)) if i not in left_out]
-    return kept, np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *(keys[i] for i in kept)]))
+    found: list[int] = np.unique(files[order][1:][again]).tolist()
+    return found
 
 
-def _keys_of(paths: list[str]) -> list[UInt64s]:
-    return [pq.read_table(io.BytesIO(read_bytes(path)), columns=[s.ROW])[s.ROW].to_numpy() for path in paths]
+def blocks_of(receipts: Sequence[Any]) -> list[StoredBlock]:
+    """The stored blocks that receipts name. `receipts`: references."""
 
+    def named(tables: list[pa.Table]) -> set[str]:
+        return {path for table in tables for path in pc.unique(table[FILE]).to_pylist()}
 
-def blocks_of(receipts: Iterable[pa.Table]) -> list[StoredBlock]:
-    """The stored blocks that receipts name."""
-    paths = {path for receipt in receipts for path in pc.unique(receipt[FILE]).to_pylist()}
-    return [StoredBlock(path) for path in sorted(paths)]
+    found: set[str] = set().union(*gather(map_blocks(receipts, named), "collecting files", logger))
+    return [StoredBlock(path) for path in sorted(found)]
 
 
 @contextmanager

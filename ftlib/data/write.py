@@ -23,10 +23,13 @@ import pyarrow.parquet as pq
 
 from ftlib.core.storage import filesystem, is_uri, join, write_bytes
 from ftlib.data import schema as s
-from ftlib.data.dedup import REVIEW, contains, row_keys
+from ftlib.data.dedup import REVIEW
 from ftlib.data.facts import Counts
 from ftlib.data.filter import kept_rows
 from ftlib.data.review import REJECTED, REVIEWED, as_task
+from ftlib.data.row_keys import row_keys
+from ftlib.data.rowmap import RowMap
+from ftlib.data.split import SPLIT
 from ftlib.runtime.exchange import exchange, partition_indices
 from ftlib.text.keyed import KeyedHash, UInt64s
 
@@ -38,39 +41,41 @@ DROPPED_FILE, REDACTIONS_FILE, QUARANTINE_FILE, LINEAGE_FILE, REVIEW_FILE = (
     "review.jsonl",
 )
 _ROW_GROUP = 16384
+_NOWHERE = 255
+FACTOR = "factor"
 
 
 @dataclass(frozen=True)
 class Assignment:
     """The split of every kept row, and the rows that deduplication dropped in the end."""
 
-    rows: UInt64s
-    """Kept row keys, sorted."""
-    splits: np.ndarray
-    """uint8 [num_rows], index into `SPLITS`."""
-    removed: UInt64s
-    """Row keys that stand in a `DECISION` table, sorted: a `PROCESSED` block's copy of them does not count."""
-    factors: np.ndarray | None = None
-    """float32 [num_rows]: what the weight of each kept row is multiplied by."""
+    placed: RowMap
+    """Kept rows: `split` (index into `SPLITS`) and, where rows are weighted, `factor` (float64)."""
+    removed: RowMap
+    """Rows that stand in a `DECISION` table: a `PROCESSED` block's copy of them does not count."""
+    weighted_rows: bool = False
+    """Whether the weight of each kept row is multiplied by its `factor`."""
 
     def valid(self, table: pa.Table) -> pa.Table:
         """The rows of a `PROCESSED` table that count."""
-        return table.filter(pa.array(~contains(self.removed, row_keys(table))))
+        return table.filter(pa.array(~self.removed.contains(row_keys(table))))
 
     def of(self, table: pa.Table) -> np.ndarray:
         """Split of each row, -1 where it is not kept; int64 [num_rows]."""
         found = np.full(table.num_rows, -1, dtype=np.int64)
         kept = kept_rows(table)
-        found[kept] = self.splits[np.searchsorted(self.rows, row_keys(table)[kept])]
+        found[kept] = self.placed.values(row_keys(table)[kept], SPLIT, _NOWHERE)
+        if (found[kept] == _NOWHERE).any():
+            raise RuntimeError("a kept row has no split; was an input changed meanwhile?")
         return found
 
     def weighted(self, table: pa.Table) -> pa.Table:
         """The table with the factors in the weights of its kept rows."""
-        if self.factors is None:
+        if not self.weighted_rows:
             return table
         weights = table[s.WEIGHT].to_numpy().copy()
         kept = kept_rows(table)
-        weights[kept] *= self.factors[np.searchsorted(self.rows, row_keys(table)[kept])]
+        weights[kept] *= self.placed.values(row_keys(table)[kept], FACTOR, 1.0).astype(np.float32)
         return table.set_column(table.column_names.index(s.WEIGHT), s.WEIGHT, pa.array(weights, pa.float32()))
 
 

@@ -84,8 +84,8 @@ def tree_reduce(values: Sequence[Any], combine: Callable[[Any, Any], Any]) -> An
     return level[0]
 
 
-def gather(references: Sequence[Any], label: str, logger: logging.Logger) -> list[Any]:
-    """Values of the references, in order; tasks done are logged every few seconds."""
+def wait_for(references: Sequence[Any], label: str, logger: logging.Logger) -> None:
+    """Wait for the tasks behind references, whose values stay where they are; those done are logged."""
     import ray
 
     progress = Progress(f"{label} (tasks)", len(references), logger)
@@ -93,6 +93,13 @@ def gather(references: Sequence[Any], label: str, logger: logging.Logger) -> lis
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S, fetch_local=False)
         progress.advance(len(done))
+
+
+def gather(references: Sequence[Any], label: str, logger: logging.Logger) -> list[Any]:
+    """Values of the references, in order; tasks done are logged every few seconds."""
+    import ray
+
+    wait_for(references, label, logger)
     values: list[Any] = ray.get(list(references))
     return values
 

@@ -119,7 +119,7 @@ def decide(path: Path, threshold: float, layout: tuple[int, int, int]) -> tuple[
     tasks = plan_reads(find_inputs(config.input.paths), config.input, KEY)
     _, rows, _, decided = Flow(config, KEY, tasks, config.output.path).find_duplicates()
     found = [row for block in ray.get(decided.blocks) for row in block.to_pylist() if row["stage"] == DEDUP]
-    return len(rows), sorted((row["id"], row["keeper_id"], row["reason"], row["score"]) for row in found)
+    return rows.num_rows, sorted((row["id"], row["keeper_id"], row["reason"], row["score"]) for row in found)
 
 
 def id_of(number: int) -> str:

@@ -70,7 +70,7 @@ def ftlib_run(path: Path, in_memory: bool = True) -> Run:
     def run() -> int:
         # Another key: no process may remember a hash from the run before.
         _, rows, _, decided = Flow(config, os.urandom(32), tasks, config.output.path).find_duplicates(records)
-        return len(rows) - len(decided.removed)
+        return rows.num_rows - decided.removed.num_rows()
 
     return run
 

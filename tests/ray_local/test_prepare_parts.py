@@ -14,7 +14,7 @@ from ftlib.data.erase import erase
 from ftlib.data.lineage import read_parquet, trace
 from ftlib.data.prepare import prepare
 from ftlib.data.prepared import open_prepared
-from tests.ray_local.test_prepare import kept, messy, write_jsonl
+from tests.ray_local.test_prepare import contents, corpus, kept, messy, write_jsonl
 
 TABLES = ("dropped.parquet", "redactions.parquet", "lineage.parquet", "quarantine.parquet")
 
@@ -91,3 +91,40 @@ def test_many_rows_for_review_are_several_files(ray_local, tmp_path):
     assert [file.name for file in files] == [f"part-{part:05d}.jsonl" for part in range(3)]
     assert sorted(id_ for part in held for id_ in part) == sorted(f"r{n}" for n in range(30))
     assert all(part == sorted(part) for part in held)
+
+
+def cut_finely(monkeypatch):
+    """As many rows would be: several ranges of row keys, and nothing done in one task because there is little of it."""
+    monkeypatch.setattr("ftlib.data.flow._ROWS_PER_PARTITION", 20)
+    monkeypatch.setattr("ftlib.data.flow.ROWS_PER_SAMPLE", 20)
+    monkeypatch.setattr("ftlib.data.split_tasks.ROWS_AT_ONCE", 0)
+    monkeypatch.setattr("ftlib.data.connect.EDGES_AT_ONCE", 0)
+
+
+@pytest.mark.parametrize("options", ["plain", "all"])
+def test_ranges_and_partitions_change_no_byte(ray_local, tmp_path, monkeypatch, options):
+    monkeypatch.setattr("ftlib.registry.manifest.code_version", lambda: "code")
+    rows = messy(random.Random(4)) + corpus(random.Random(5), 25)
+    config = {}
+    if options == "all":
+        for number, row in enumerate(row for row in rows if isinstance(row, dict)):
+            row["metadata"] = {"date": f"20{10 + number % 15}-03-0{1 + number % 9}", "team": f"t{number % 31}"}
+            row.setdefault("label", f"l{number % 3}")
+        known = write_jsonl(tmp_path / "known.jsonl", [{"text": rows[-1]["text"]}, {"text": rows[-5]["text"]}])
+        config = {
+            "dedup": {"action": "weight", "against": [str(known)]},
+            "filter": {"max_age_days": 4500, "date_field": "date", "reference_date": "2024-03-01"},
+            "split": {"by_time": "date", "group_column": "team", "test_fraction": 0.2},
+            "decontaminate": {"paths": [str(known)], "against_test": True, "ngram": 8},
+            "mix": {"balance": "inverse_frequency", "weights": {"l1": 3}},
+        }
+    path = write_jsonl(tmp_path / "in" / "a.jsonl", rows)
+    coarse = run(path, tmp_path / "coarse", 1000, **config)
+    assert coarse["counts"]["num_out"] > 50
+    cut_finely(monkeypatch)
+    for out, execution in (
+        ("fine", {"num_partitions": 5, "num_workers": 1, "rows_per_block": 3}),
+        ("finer", {"num_partitions": 3, "num_workers": 2, "rows_per_block": 17}),
+    ):
+        run(path, tmp_path / out, 1000, execution=execution, **config)
+        assert contents(tmp_path / out) == contents(tmp_path / "coarse")

@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ftlib.core.errors import UserError
 from ftlib.data import passes, stored
 from ftlib.data import prepare as preparing
+from ftlib.data import schema as s
 from tests.ray_local.test_prepare import contents, corpus, key, messy, run, write_jsonl  # noqa: F401
 
 EXECUTION = {"num_partitions": 2, "num_workers": 1, "rows_per_block": 16}
@@ -80,8 +83,14 @@ def test_two_jobs_of_one_output_do_not_meet(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_share_a_row_count_once():
-    keys = [np.array(values, dtype=np.uint64) for values in ([3, 1], [2, 3], [4], [4], [5, 2])]
-    files, rows = stored.disjoint(keys)
-    assert files == [0, 2] and rows.tolist() == [1, 3, 4]
-    assert stored.disjoint([])[0] == []
+@pytest.mark.parametrize("bounds", [[], [3, 4]])
+def test_files_that_share_a_row_count_once(ray_local, tmp_path, bounds):
+    store = stored.Store(str(tmp_path))
+    cut = np.array(bounds, dtype=np.uint64)
+    assert store.done(cut)[0] == []
+    for number, values in enumerate([[3, 1], [2, 3], [4], [4], [5, 2]]):
+        pq.write_table(pa.table({s.ROW: np.array(values, dtype=np.uint64)}), tmp_path / f"{number}.parquet")
+    blocks, rows = store.done(cut)
+    assert [block.path for block in blocks] == [f"{tmp_path}/0.parquet", f"{tmp_path}/2.parquet"]
+    found = pa.concat_tables(rows.fetch(range(len(rows.parts))))
+    assert found[s.ROW].to_pylist() == [1, 3, 4] and rows.num_rows() == 3

@@ -3,14 +3,16 @@
 import datetime
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ftlib.config.prepare import FilterConfig, MixConfig
+from ftlib.data import schema as s
 from ftlib.data.metadata import canonical, to_seconds, value_at
-from ftlib.data.mix import cluster_factors, genuine_factors, mix_factors, name_hashes, source_hashes
+from ftlib.data.mix import genuine_factors, mix_factors, name_hashes
 from ftlib.data.overlap import CLEAN, EXACT_COPY, NOTHING, SHARED_NGRAM, overlap_of
 from ftlib.data.rowfacts import stale_rows
-from ftlib.data.sign import NO_TIME
+from ftlib.data.sign import FILTER_TIME, NO_TIME
 from ftlib.text.words import words
 
 KEY = b"k" * 32
@@ -52,7 +54,8 @@ def test_stale_rows_are_those_before_the_limit():
     limit = 10 * 86400
     times = np.array([limit - 1, limit, NO_TIME, 10**12], dtype=np.int64)
     rows = np.array([5, 6, 7, 8], dtype=np.uint64)
-    assert stale_rows((rows, times), config).tolist() == [5]
+    table = pa.table({s.ROW: rows, FILTER_TIME: times})
+    assert stale_rows([table.slice(0, 2), table.slice(2)], config)[s.ROW].to_pylist() == [5]
 
 
 def sentences(count, length, seed):
@@ -89,13 +92,6 @@ def test_merged_references_hold_both():
     assert np.array_equal(merged.texts, whole.texts) and np.array_equal(merged.grams, whole.grams)
 
 
-def test_a_cluster_weighs_as_one_record():
-    rows = np.array([1, 2, 3, 4, 5, 9], dtype=np.uint64)
-    clusters = np.array([[1, 3], [1, 4], [7, 5], [7, 9], [2, 8]], dtype=np.uint64)  # 7 and 8 were not kept
-    assert cluster_factors(rows, clusters).tolist() == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
-    assert cluster_factors(rows, np.empty((0, 2), dtype=np.uint64)).tolist() == [1] * 6
-
-
 def test_balance_gives_every_label_the_same_sum_and_weights_multiply():
     known = name_hashes(["a", "b"], "label")
     names = np.array([known["a"]] * 6 + [known["b"]] * 2 + [0], dtype=np.uint64)
@@ -122,10 +118,3 @@ def test_synthetic_sources_are_weighed_down_to_the_floor_and_never_up():
     assert (share(0.9, ("absent",))[1] == 1).all()
     everything = genuine_factors(sources[2:], weights[2:], MixConfig(synthetic_sources=["made"], min_genuine=0.5))
     assert (everything == 1).all()
-
-
-def test_sources_are_found_by_rank_where_a_file_was_empty():
-    known = name_hashes(["a.jsonl", "c.jsonl"], "source")
-    rows = np.array([5, (2 << 40) | 7], dtype=np.uint64)
-    found = source_hashes(rows, {0: "a.jsonl", 2: "c.jsonl"})
-    assert found.tolist() == [known["a.jsonl"], known["c.jsonl"]]

@@ -16,6 +16,7 @@ from ftlib.core.errors import UserError
 from ftlib.data import schema as s
 from ftlib.data.inputs import find_inputs
 from ftlib.data.read import ReadSettings, Selection, plan_reads, read_records
+from ftlib.data.rowmap import RowMap
 from ftlib.text.keyed import KeyedHash
 
 KEY = b"0123456789abcdef"
@@ -219,12 +220,13 @@ def test_selection(tmp_path, chunk_bytes):
     paths[1].write_bytes(as_parquet(ROWS))
     everything = read(paths)
     chosen = np.array([row[s.ROW] for row in everything[5::7]], dtype=np.uint64)
-    taken = read(paths, selection=Selection(take=chosen), chunk_bytes=chunk_bytes)
+    taken = read(paths, selection=Selection(take=RowMap.local(chosen)), chunk_bytes=chunk_bytes)
     assert [row[s.ROW] for row in taken] == chosen.tolist()
-    left = read(paths, selection=Selection(skip=chosen), chunk_bytes=chunk_bytes)
+    left = read(paths, selection=Selection(skip=(RowMap.local(chosen),)), chunk_bytes=chunk_bytes)
     assert sorted(row[s.ROW] for row in [*taken, *left]) == [row[s.ROW] for row in everything]
     assert [row for row in everything if row in taken] == taken
-    rest = read(paths, selection=Selection(take=chosen).without(chosen[::2]), chunk_bytes=chunk_bytes)
+    some = Selection(take=RowMap.local(chosen)).without(RowMap.local(chosen[::2]))
+    rest = read(paths, selection=some, chunk_bytes=chunk_bytes)
     assert [row[s.ROW] for row in rest] == chosen[1::2].tolist()
 
 

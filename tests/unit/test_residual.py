@@ -2,14 +2,13 @@
 
 import json
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from ftlib.config.prepare import PiiConfig
 from ftlib.data import schema as s
 from ftlib.data.redact import Redactor
-from ftlib.data.residual import choose_sample, exceeds, refuse_residual, scan_tables
+from ftlib.data.residual import exceeds, refuse_residual, scan_tables
 from ftlib.text.pii.residual import ResidualScanner, replaced_places
 
 KEY = b"0123456789abcdef"
@@ -57,14 +56,6 @@ def test_counts_findings_and_records_by_entity():
     findings, records, num_records, _ = scan_tables([missed, missed], FAST)
     assert findings["EMAIL_ADDRESS"] == 4 and records["EMAIL_ADDRESS"] == 2 and num_records == 2
     assert "CREDIT_CARD" not in findings
-
-
-def test_the_sample_is_the_same_for_any_order_of_rows():
-    rows = np.arange(1000, dtype=np.uint64) << np.uint64(3)
-    sample = choose_sample(rows, 50)
-    assert len(set(sample.tolist())) == 50
-    assert np.array_equal(sample, choose_sample(rows[::-1], 50))
-    assert np.array_equal(choose_sample(rows, None), rows)
 
 
 def test_the_gate_compares_the_share_of_records():

@@ -1,13 +1,17 @@
 """The split: fractions, strata, groups that stay together, and no dependence on order."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftlib.config.prepare import SplitConfig
 from ftlib.data.sign import NO_TIME
 from ftlib.data.split import SplitRows, assign_splits
+from ftlib.text.keyed import mix64
 
 NO_LINKS = np.empty((0, 2), dtype=np.uint64)
 
@@ -125,3 +129,56 @@ def test_groups_of_a_column_stay_together_beside_subjects():
         splits, largest = assign_splits(data, NO_LINKS, SplitConfig(val_fraction=0.2, test_fraction=0.3), seed)
         assert np.array_equal(splits[:40], splits[40:80]) and splits[0] == splits[99]
         assert largest == 3
+
+
+def by_hand(data, links, config, seed):
+    """Row by row: groups by repeated joining, then one group after the other to the first split that wants it."""
+    rows = data.rows.tolist()
+    near = {row: {row} for row in rows}
+    for left, right in links.tolist():
+        near.setdefault(left, {left}).add(right)
+        near.setdefault(right, {right}).add(left)
+    for subject in set(data.subjects.tolist()) - {0}:
+        same = {row for row, value in zip(rows, data.subjects.tolist(), strict=True) if value == subject}
+        for row in same:
+            near[row] |= same
+    group = {}
+    for row in near:
+        waiting = [row]
+        while waiting:
+            if group.setdefault(item := waiting.pop(), row) == row and near[item]:
+                waiting += near[item] - group.keys()
+    hashes = dict(zip(rows, mix64(data.ids ^ mix64(np.array([seed], dtype=np.uint64))).tolist(), strict=True))
+    labels = dict(zip(rows, data.labels.tolist(), strict=True))
+    members = {}
+    for row in sorted(rows, key=lambda row: (hashes[row], row)):
+        members.setdefault(group[row], []).append(row)
+    label_of = {name: labels[found[0]] for name, found in members.items()}
+    where = dict.fromkeys(members, 0)
+    for split, fraction in ((2, config.test_fraction), (1, config.val_fraction)):
+        sizes = Counter(label_of[name] for name, found in members.items() for _ in found)
+        missing = round(len(rows) * fraction) or int(fraction > 0 and len(members) >= 3)
+        exact = {label: size * (missing / len(rows)) for label, size in sizes.items()}
+        quota = {label: int(value) for label, value in exact.items()}
+        by_remainder = sorted(exact, key=lambda label: (quota[label] - exact[label], label))
+        for label in by_remainder[: missing - sum(quota.values())]:
+            quota[label] += 1
+        for name, found in members.items():
+            left = quota[label_of[name]]
+            if where[name] == 0 and left > 0 and len(found) <= min(2 * left, missing):
+                where[name], missing, quota[label_of[name]] = split, missing - len(found), left - len(found)
+        for name, found in members.items():
+            if where[name] == 0 and 0 < len(found) <= missing:
+                where[name], missing = split, missing - len(found)
+    return [where[group[row]] for row in rows]
+
+
+@given(st.integers(0, 2**32), st.integers(3, 300), st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_against_a_split_by_hand(seed, count, num_links):
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(np.array([0, 11, 22, 33], dtype=np.uint64), count, p=[0.1, 0.5, 0.35, 0.05])
+    data = table(count, labels, generator.integers(0, count, count).astype(np.uint64), seed)
+    links = generator.choice(np.concatenate([data.rows, np.arange(10**7, 10**7 + 9)]), (num_links, 2)).astype(np.uint64)
+    config = SplitConfig(val_fraction=0.1, test_fraction=0.25)
+    assert assign_splits(data, links, config, seed)[0].tolist() == by_hand(data, links, config, seed)
