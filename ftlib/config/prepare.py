@@ -404,7 +404,7 @@ class ExecutionConfig(Config):
     """Redaction actors; default: the cluster's CPUs less one, at least one."""
 
     num_partitions: Annotated[int, Field(ge=1)] = 8
-    """Partitions of an exchange (grouping by hash)."""
+    """Partitions of an exchange (grouping by hash). There are more where one would hold over 500,000 rows."""
 
     rows_per_block: Annotated[int, Field(ge=1)] = 2048
     """Rows that travel together between stages."""

@@ -74,6 +74,7 @@ logger = get_logger(__name__)
 
 _LARGE_GROUP = 0.2
 _ROWS_PER_PARTITION = 20_000  # fewer are not worth a task
+_MAX_ROWS_PER_PARTITION = 500_000  # signatures of more, about 400 MB, are too much for one
 
 
 @dataclass
@@ -228,7 +229,8 @@ class Flow:
         self._left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
         if self._config.input.strict:
             refuse_left_out(self._left_out)
-        self._partitions = min(self._partitions, 1 + num_rows // _ROWS_PER_PARTITION)
+        wanted = max(self._partitions, -(-num_rows // _MAX_ROWS_PER_PARTITION))
+        self._partitions = min(wanted, 1 + num_rows // _ROWS_PER_PARTITION)
         self._bounds = choose_bounds(found.sample, min(self._partitions, 1 + num_rows // ROWS_PER_SAMPLE))
         return blocks, found.rows, dict(sorted(found.by_source.items()))
 
