@@ -2,20 +2,47 @@
 
 Locally a result is written under a temporary name and renamed. On an object store there is no rename: files go under
 their final, unique prefix and the file that readers look for (`_SUCCESS`, a manifest) is put last.
+
+What is written holds people's records, or a model that has learnt from them, so only its owner can read it: files have
+mode 0600, folders 0700. `FTLIB_UMASK` (octal, default 077) says otherwise: 027 lets the group read. It counts on every
+node that writes.
 """
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from ftlib.core.errors import FtlibError, UserError
+
+UMASK = "FTLIB_UMASK"
+_OWNER_BITS = 0o700
+
+
+def private_umask() -> int:
+    """Permission bits that no new file or folder has; raises UserError where `FTLIB_UMASK` is none."""
+    text = os.environ.get(UMASK) or "077"
+    if not re.fullmatch(r"0?[0-7]{1,3}", text) or int(text, 8) & _OWNER_BITS:
+        raise UserError(f"{UMASK}={text}: three octal digits are expected, the owner's 0: 077, 027 (the group reads)")
+    return int(text, 8)
+
+
+def use_private_umask() -> None:
+    """Let everything that this process and its children write have the permissions of `FTLIB_UMASK`."""
+    os.umask(private_umask())
+
+
+def make_private_dir(path: Path) -> None:
+    """Make a folder, parents included, with the permissions of `FTLIB_UMASK`; one that is there stays as it is."""
+    path.mkdir(mode=0o777 & ~private_umask(), parents=True, exist_ok=True)
 
 
 def state_home() -> Path:
@@ -107,7 +134,9 @@ def write_bytes(path: str, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 & ~private_umask()), "wb") as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), target.stat().st_mode & 0o777)  # what somebody allowed stays allowed
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -130,13 +159,18 @@ def write_json(path: str, value: Any) -> None:
 def atomic_dir(path: str) -> Iterator[Path]:
     """A local folder that appears under `path` only if the block ends without an error.
 
-    Yields a temporary sibling folder; on success it replaces what stood at `path`.
+    Yields a temporary sibling folder; on success it replaces what stood at `path`. What a killed process left of an
+    earlier attempt is removed first: a folder that is still written is locked.
     """
     target = local_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
+    make_private_dir(temporary)
+    lock = os.open(temporary, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks: nothing is removed there
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         if target.exists():
             retired = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
@@ -146,7 +180,23 @@ def atomic_dir(path: str) -> Iterator[Path]:
         else:
             os.replace(temporary, target)
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary siblings of a folder whose writer is dead."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.(tmp|old)")
+    for folder in target.parent.iterdir():
+        if not name.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def free_bytes(path: str) -> int | None:

@@ -101,11 +101,7 @@ def find_consequences(world: World, holdings: Sequence[Holding], origins: Origin
     served = list({canonical(item.folder): item for item in served}.values())
     hashes = [model["sha256"] for model in models]
     unfinished = _unfinished_runs(places, origins)
-    inputs = {
-        path
-        for item in holdings
-        for path in item.found.manifest.get("timing", {}).get("config", {}).get("input", {}).get("paths", [])
-    }
+    inputs = {path for item in holdings for path in _configured(item.found, "input", "paths") or []}
     kinds = {RUN, "sweep", "evaluation"}
     reviews, unread = _reviews(world, holdings)
     endpoint_files, unread_state = _endpoint_files(world, served)
@@ -151,7 +147,7 @@ def _reviews(world: World, holdings: Sequence[Holding]) -> tuple[list[dict[str, 
     named = {
         path
         for item in world.results
-        for path in [item.manifest.get("timing", {}).get("config", {}).get("review", {}).get("decisions")]
+        for path in [_configured(item, "review", "decisions")]
         if isinstance(path, str) and exists(path)
     }
     own = tuple(f"{canonical(item.found.folder)}/" for item in holdings)
@@ -165,8 +161,10 @@ def _endpoint_files(world: World, served: Sequence[Found]) -> tuple[list[dict[st
     folders = {canonical(path) for path in world.config.search.state_dirs}
     for item in served:
         if item.kind == DEPLOYMENT:
-            configured = (item.manifest.get("config") or {}).get("state_dir")
-            folders.add(canonical(configured) if configured else join(canonical(item.folder), "state"))
+            config = item.manifest.get("config")
+            configured = config.get("state_dir") if isinstance(config, dict) else None
+            given = isinstance(configured, str) and configured
+            folders.add(canonical(str(configured)) if given else join(canonical(item.folder), "state"))
     held: list[dict[str, Any]] = []
     unread: list[dict[str, str]] = []
     for folder in sorted(folders):
@@ -183,6 +181,14 @@ def _deployed() -> list[Found]:
     """The deployments of this machine's `FTLIB_HOME`."""
     folder = state_home() / "deployments"
     return find_places([str(folder)], [MANIFEST]).results() if folder.is_dir() else []
+
+
+def _configured(item: Found, section: str, key: str) -> Any:
+    """A value of the configuration that a dataset was prepared with; None where its manifest has none."""
+    node: Any = item.manifest
+    for name in ("timing", "config", section, key):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def _unfinished_runs(places: Places, origins: Origins) -> list[str]:
@@ -205,7 +211,8 @@ def _token_caches(places: Places, origins: Origins, runs: Sequence[str]) -> list
     for folder in places.by_name[INFO]:
         path = join(folder, INPUTS)
         if exists(path):
-            affected = read_json(path).get("data") in origins.keys
+            inputs = read_json(path)
+            affected = isinstance(inputs, dict) and inputs.get("data") in origins.keys
         else:
             affected = canonical(folder).rsplit("/", 2)[0] in beside
         if affected:

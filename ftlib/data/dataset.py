@@ -10,7 +10,17 @@ from typing import Any
 from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.core.storage import atomic_dir, exists, filesystem, is_uri, join, local_path, read_bytes, write_text
+from ftlib.core.storage import (
+    atomic_dir,
+    exists,
+    filesystem,
+    is_uri,
+    join,
+    local_path,
+    make_private_dir,
+    read_bytes,
+    write_text,
+)
 from ftlib.data.dedup import EXACT, NEAR, REFERENCE
 from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
@@ -140,7 +150,7 @@ def _replacing(path: str, scratch: str) -> Iterator[Path]:
     new, old = (local_path(join(scratch, name)) for name in ("output", "replaced"))
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
-    new.mkdir(parents=True)
+    make_private_dir(new)
     yield new
     if target.exists():
         os.replace(target, old)

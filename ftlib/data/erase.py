@@ -38,8 +38,9 @@ from ftlib.data.lineage import has_lineage
 from ftlib.data.pack import INFO
 from ftlib.data.person import Person, read_person
 from ftlib.data.prepared import KIND, training_key
+from ftlib.data.write import LINEAGE_FILE
 from ftlib.registry.derived import Origins
-from ftlib.registry.manifest import MANIFEST, build_manifest, finished, write_manifest
+from ftlib.registry.manifest import MANIFEST, build_manifest, finished, listed_files, verify_files, write_manifest
 from ftlib.registry.models import list_versions
 from ftlib.registry.search import Found, canonical, find_places
 from ftlib.runtime.preflight import check_output
@@ -150,11 +151,26 @@ def _split_searchable(datasets: Sequence[Found], keyed_by: str) -> tuple[dict[st
             unsearchable.append({"path": item.folder, "reason": "prepared under another key"})
         elif not has_lineage(item.folder):
             unsearchable.append({"path": item.folder, "reason": "made by a version without lineage; prepare it again"})
+        elif problem := _problem(item):
+            unsearchable.append({"path": item.folder, "reason": problem})
         else:
             searchable.append(item)
     for entry in unsearchable:
         logger.warning("%s is not searched: %s", entry["path"], entry["reason"])
     return {"unsearchable": unsearchable}, searchable
+
+
+def _problem(item: Found) -> str | None:
+    """Why a dataset cannot be trusted to say who is in it; None where it can."""
+    try:
+        files = listed_files(item.folder, item.manifest)
+        lineage = [name for name in files if name.split("/", 1)[0] == LINEAGE_FILE]
+        verify_files(item.folder, item.manifest, sorted(lineage))
+        if not lineage or not isinstance(item.manifest.get("key"), str):
+            raise UserError("its manifest is malformed")
+    except UserError as error:
+        return f"not as it was written, so delete it or prepare it again: {error}"
+    return None
 
 
 def _nobody(num_searched: int, unsearchable: dict[str, Any], near: Sequence[dict[str, Any]]) -> str:

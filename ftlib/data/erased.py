@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from ftlib.core.fingerprints import fingerprint
 from ftlib.core.storage import exists, join, read_bytes, write_bytes, write_text
 from ftlib.data import schema as s
-from ftlib.data.dataset import output_folder
+from ftlib.data.dataset import REPORT_FILES, output_folder
 from ftlib.data.facts import Counts, stage_facts
 from ftlib.data.lineage import read_parquet, rows_where
 from ftlib.data.near_keys import near_ids, near_rows
@@ -39,7 +39,7 @@ from ftlib.data.write import (
     REVIEW_FILE,
     encode_table,
 )
-from ftlib.registry.manifest import MANIFEST, build_manifest, finished, write_manifest
+from ftlib.registry.manifest import MANIFEST, build_manifest, finished, verify_files, write_manifest
 from ftlib.registry.search import Found
 
 _KEPT_FIELDS = ("ner_model", "keyed_by", "dedup")
@@ -165,6 +165,8 @@ def write_version(holding: Holding, path: str, started: float) -> dict[str, Any]
     if done and exists(join(path, SUCCESS)):
         return done
     old = holding.found.manifest
+    # A changed file would look genuine in the new version, whose manifest is made anew.
+    verify_files(holding.found.folder, old, sorted(name for name in old["files"] if name not in REPORT_FILES))
     with output_folder(path) as folder:
         contents = _Contents(holding)
         digests: dict[str, str] = {}

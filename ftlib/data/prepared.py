@@ -1,7 +1,7 @@
 """Opening a prepared dataset: the one way in for training and evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from ftlib.core.fingerprints import fingerprint
 from ftlib.core.storage import exists, filesystem, join
 from ftlib.data.records import read_records_file
 from ftlib.data.schema import RECORD, SPLITS
-from ftlib.registry.manifest import read_manifest
+from ftlib.registry.manifest import listed_files, read_manifest, verify_files
 
 KIND = "prepared"
 SUCCESS = "_SUCCESS"
@@ -27,11 +27,22 @@ class PreparedDataset:
     """Local folder or URI."""
     manifest: dict[str, Any]
     """Its manifest."""
+    _verified: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Splits whose files were compared with the manifest."""
 
     def files(self, split: str) -> list[str]:
-        """Paths of a split's Parquet files, in order; raises UserError for an unknown split."""
+        """Paths of a split's Parquet files, in order, their content compared with the manifest once.
+
+        Raises UserError for an unknown split, and for a file that was changed: what is learnt from it would be traced
+        to data that it does not come from.
+        """
         if split not in SPLITS:
             raise UserError(f"{self.path}: no split {split!r}; there are {', '.join(SPLITS)}")
+        if split not in self._verified:
+            verify_files(
+                self.path, self.manifest, sorted(n for n in self.manifest["files"] if n.startswith(f"{split}/"))
+            )
+            self._verified.add(split)
         return [join(self.path, name) for name in sorted(self.manifest["files"]) if name.startswith(f"{split}/")]
 
     @property
@@ -77,4 +88,6 @@ def open_prepared(path: str) -> PreparedDataset:
         raise UserError(f"{path}: no such prepared dataset; make one with python -m jobs.prepare")
     if not exists(join(path, SUCCESS)):
         raise UserError(f"{path}: not a finished prepared dataset (no {SUCCESS}); run python -m jobs.prepare again")
-    return PreparedDataset(path, read_manifest(path, KIND))
+    dataset = PreparedDataset(path, read_manifest(path, KIND))
+    listed_files(path, dataset.manifest)
+    return dataset

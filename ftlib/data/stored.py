@@ -23,7 +23,17 @@ import pyarrow.parquet as pq
 
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.core.storage import exists, filesystem, is_uri, join, local_path, read_bytes, write_bytes, write_text
+from ftlib.core.storage import (
+    exists,
+    filesystem,
+    is_uri,
+    join,
+    local_path,
+    make_private_dir,
+    read_bytes,
+    write_bytes,
+    write_text,
+)
 from ftlib.data import schema as s
 from ftlib.data.records import conform
 from ftlib.data.row_keys import row_keys
@@ -159,6 +169,8 @@ def _open_folder(folder: str, work: str) -> None:
             logger.info("%s is the work of an attempt that did not end: going on from it", folder)
         else:
             _remove(fs, inner)
+    if not is_uri(folder):
+        make_private_dir(local_path(folder))
     for number in PASSES:
         # Nothing on an object store; file systems behind a URI need their folders.
         fs.makedirs(f"{inner}/{number}", exist_ok=True)

@@ -44,15 +44,22 @@ def directly_from(found: Found, origins: Origins) -> bool:
 
 
 def _follows(manifest: dict[str, Any], folders: set[str], keys: set[str]) -> bool:
-    parents = [path.rpartition("/")[0] for path in manifest.get("parents") or []]
-    config = manifest.get("config") or {}
-    sections = [manifest.get("dataset"), config.get("data"), (config.get("train") or {}).get("data")]
+    given = manifest.get("parents")
+    parents = [path.rpartition("/")[0] for path in given if isinstance(path, str)] if isinstance(given, list) else []
+    config = _section(manifest, "config")
+    sections = [manifest.get("dataset"), config.get("data"), _section(config, "train").get("data")]
     paths = [*parents, *(path for section in sections for path in _strings(section, "path"))]
     return bool(
         {canonical(path) for path in paths if path} & folders
         or {*_strings(manifest.get("dataset"), "key"), *_strings(manifest.get("inputs"), "dataset", "data")} & keys
         or {*_strings(manifest.get("model"), "adapter_sha256", "result_sha256")} & keys
     )
+
+
+def _section(values: Any, name: str) -> dict[str, Any]:
+    """A section of a manifest; empty where it has another type."""
+    found = values.get(name) if isinstance(values, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _strings(section: Any, *names: str) -> list[str]:
@@ -96,11 +103,12 @@ def affected_deployments(deployments: Sequence[Found], runs: Sequence[Found], ha
     below = tuple(folder + "/" for folder in folders)
 
     def serves(manifest: dict[str, Any]) -> bool:
-        inputs = manifest.get("inputs") or {}
-        adapters = inputs.get("adapters") or []
-        paths = [item.get("path") for item in adapters] + _strings(inputs.get("base"), "source")
+        inputs = _section(manifest, "inputs")
+        given = inputs.get("adapters")
+        adapters = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+        paths = [path for item in adapters for path in _strings(item, "path")] + _strings(inputs.get("base"), "source")
         inside = [path for path in paths if path and (canonical(path) + "/").startswith(below)]
-        return bool(inside or known & {item.get("sha256") for item in adapters})
+        return bool(inside or known & {sha for item in adapters for sha in _strings(item, "sha256")})
 
     return [
         found

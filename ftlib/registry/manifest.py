@@ -5,16 +5,22 @@ the folder → sha256), `parents` (paths of the manifests it was made from), wha
 part that may differ between two runs of the same work.
 """
 
+import hashlib
+import os
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ftlib import __version__
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import code_version, fingerprint, package_versions, sha256_file
-from ftlib.core.storage import exists, join, read_json, write_json
+from ftlib.core.logging import shown
+from ftlib.core.storage import exists, filesystem, is_uri, join, local_path, reaching, read_json, write_json
 
 MANIFEST = "manifest.json"
+_HASH_BYTES = 1 << 20
+_HASH_THREADS = 4
 _PACKAGES = (
     "ray",
     "torch",
@@ -93,9 +99,61 @@ def read_manifest(folder: str, kind: str | None = None) -> dict[str, Any]:
     if not exists(path):
         raise UserError(f"{folder}: no {MANIFEST}, so this is not a finished {kind or 'result'}")
     manifest: dict[str, Any] = read_json(path)
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: not a manifest: a JSON object is expected")
     if kind and manifest.get("kind") != kind:
         raise UserError(f"{folder}: holds a {manifest.get('kind')}, a {kind} is needed")
     return manifest
+
+
+def listed_files(folder: str, manifest: dict[str, Any]) -> dict[str, str]:
+    """The `files` of a manifest, each of them inside its folder.
+
+    A manifest may come from elsewhere: a name with `..`, an absolute one or a link to the outside would make readers
+    read, and an erasure write, beyond the folder. Raises UserError for such a name, and where there is no such list.
+    """
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise UserError(f"{folder}/{MANIFEST}: its list of files is malformed")
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or name.startswith("/") or "\\" in name or not name.isprintable():
+            raise UserError(f"{folder}/{MANIFEST}: names a file outside of its folder: {shown(name)}")
+        if not is_uri(folder) and _leaves(str(local_path(folder)), name):
+            raise UserError(f"{folder}: {shown(name)} is a link out of the folder")
+    return files
+
+
+def _leaves(folder: str, name: str) -> bool:
+    root = os.path.realpath(folder)
+    return os.path.commonpath([root, os.path.realpath(os.path.join(folder, name))]) != root
+
+
+def verify_files(folder: str, manifest: dict[str, Any], names: list[str]) -> None:
+    """Compare files with the hashes in their manifest; raises UserError for one that is missing or was changed."""
+    files = listed_files(folder, manifest)
+    with ThreadPoolExecutor(max_workers=_HASH_THREADS) as pool:
+        for name, actual in zip(names, pool.map(lambda name: _sha256(join(folder, name)), names), strict=True):
+            if actual != files[name]:
+                raise UserError(
+                    f"{join(folder, name)}: "
+                    + ("is missing" if actual is None else f"was changed after it was written (sha256 {actual[:12]}…")
+                    + ("" if actual is None else f", the manifest says {shown(files[name], 12)})")
+                    + "; make it again"
+                )
+
+
+def _sha256(path: str) -> str | None:
+    fs, inner = filesystem(path)
+    digest = hashlib.sha256()
+    with reaching(path):
+        try:
+            with fs.open(inner, "rb") as file:
+                while block := file.read(_HASH_BYTES):
+                    digest.update(block)
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+    return digest.hexdigest()
 
 
 def finished(folder: str, key: str) -> dict[str, Any] | None:
@@ -104,4 +162,4 @@ def finished(folder: str, key: str) -> dict[str, Any] | None:
     if not exists(path):
         return None
     manifest: dict[str, Any] = read_json(path)
-    return manifest if manifest.get("key") == key else None
+    return manifest if isinstance(manifest, dict) and manifest.get("key") == key else None

@@ -21,7 +21,7 @@ from ftlib.config.promote import RegistryConfig
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import folder_sha256
 from ftlib.core.logging import get_logger
-from ftlib.core.storage import atomic_dir, filesystem, is_uri, join, local_path, state_home
+from ftlib.core.storage import atomic_dir, filesystem, is_uri, join, local_path, make_private_dir, state_home
 from ftlib.registry.candidate import Candidate, load_candidate
 
 logger = get_logger(__name__)
@@ -154,7 +154,7 @@ def mlflow_client(registry: RegistryConfig, create: bool = False) -> Iterator[An
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         if create:
-            database.parent.mkdir(parents=True, exist_ok=True)
+            make_private_dir(database.parent)
         elif not database.exists():
             raise UserError(f"registry.uri={registry.uri}: nothing is registered there yet; run jobs.promote first")
     for name, value in _QUIET.items():

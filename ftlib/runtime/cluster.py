@@ -6,6 +6,7 @@ unasked. Ray itself retries an address that does not answer for about two minute
 address is probed first.
 """
 
+import fcntl
 import logging
 import os
 import secrets
@@ -13,8 +14,9 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ftlib.config.base import ClusterConfig
@@ -76,9 +78,14 @@ a worker and has to know too."""
 
 @contextmanager
 def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
+    with _own_temp_dir() as folder, _started_in(folder, config) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _started_in(folder: str, config: ClusterConfig) -> Iterator[Cluster]:
     import ray
 
-    folder = short_temp_dir()
     cpus = config.num_cpus or usable_cpus()
     saved = {name: os.environ.get(name) for name in (*_TOKEN_VARIABLES, _OWN, *SERVE_ENVIRONMENT)}
     try:
@@ -95,7 +102,6 @@ def _own_cluster(config: ClusterConfig) -> Iterator[Cluster]:
             if value is not None:
                 os.environ[name] = value
         reload_authentication()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_ray(cpus: int, folder: str) -> None:
@@ -185,8 +191,43 @@ def usable_cpus() -> int:
 
 def short_temp_dir() -> str:
     """A new private folder whose path is short enough for the Unix sockets that Ray puts below it."""
+    return tempfile.mkdtemp(prefix=_PREFIX, dir=_temp_base())
+
+
+_PREFIX, _LOCK = "ft-", "lock"
+
+
+def _temp_base() -> str:
     base = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="ft-", dir=base if len(base) <= _LONGEST_TEMP_DIR else "/tmp")
+    return base if len(base) <= _LONGEST_TEMP_DIR else "/tmp"
+
+
+@contextmanager
+def _own_temp_dir() -> Iterator[str]:
+    """A folder for a cluster that ends with this process, inside a private one: Ray opens its own to everybody.
+
+    It is locked by the process, so that the next job can tell what a killed one left, and removes it.
+    """
+    remove_dead_temp_dirs()
+    outer = Path(short_temp_dir())
+    try:
+        with open(outer / f"{_LOCK}.new", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (outer / f"{_LOCK}.new").rename(outer / _LOCK)  # never there unlocked while its process lives
+            yield str(outer / "r")
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def remove_dead_temp_dirs() -> None:
+    """Remove this user's folders of clusters whose process was killed."""
+    for folder in Path(_temp_base()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with open(folder / _LOCK, "r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 _TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -16,7 +16,7 @@ from ftlib.config.base import JobConfig, OutputConfig
 from ftlib.config.loader import absolute_paths, load_config, refuse_relative_paths
 from ftlib.core.errors import FtlibError, GateError, UserError
 from ftlib.core.logging import format_duration, get_logger, setup_logging
-from ftlib.core.storage import join, write_json
+from ftlib.core.storage import join, use_private_umask, write_json
 from ftlib.runtime.preflight import check_output
 
 C = TypeVar("C", bound=JobConfig)
@@ -38,6 +38,7 @@ def job_main(name: str, config_cls: type[C], run: Callable[[C], Result], argv: S
     started = time.monotonic()
     code, result = 0, {}
     try:
+        use_private_umask()
         arguments = _parser(name, config_cls).parse_intermixed_args(argv)
         config = load_config(config_cls, arguments.config, arguments.overrides)
         if in_ray_job():

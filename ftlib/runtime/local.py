@@ -33,7 +33,7 @@ from typing import Any
 from ftlib.core.errors import FtlibError, UserError
 from ftlib.core.logging import get_logger, setup_logging
 from ftlib.core.secrets import API_KEYS, REDACTION_KEY
-from ftlib.core.storage import read_json, state_home, write_json
+from ftlib.core.storage import make_private_dir, read_json, state_home, use_private_umask, write_json
 from ftlib.runtime.cluster import SERVE_ENVIRONMENT, START_TIMED_OUT, short_temp_dir, usable_cpus
 from ftlib.runtime.envfile import write_env
 from ftlib.runtime.processes import CLUSTER_ID, Process, end, find_marked, process
@@ -142,7 +142,8 @@ def start(state: Path, cpus: int | None = None, endpoint_port: int = 8000) -> He
     if head:
         logger.info("the Ray head at %s is dead or not complete: replacing it", head.address)
         stop(state)
-    state.mkdir(parents=True, exist_ok=True)
+    use_private_umask()
+    make_private_dir(state)
     for name, path in {"ray_token": state / "ray_token", **_secret_paths(state)}.items():
         make_secret(path, prefix="sk-ftlib-" if name == API_KEYS else "")
     try:

@@ -147,6 +147,8 @@ def test_rows_under_a_key_that_is_written_alike_stay_and_are_told_of(tmp_path, c
 
 
 def test_a_dataset_of_an_older_version_is_searched_by_the_old_spellings_too(tmp_path):
+    from ftlib.registry.manifest import hash_files
+
     old = s.LINEAGE.remove(s.LINEAGE.get_field_index(s.SUBJECT_FOLDED))
     rows = [row(str(n), n, "train", "x", words=f"says {n}") for n in range(4)]
     for item, spelling in zip(rows, ["4711", "4711.0", " 4711", "47110"], strict=True):
@@ -154,6 +156,8 @@ def test_a_dataset_of_an_older_version_is_searched_by_the_old_spellings_too(tmp_
     folder = write_case(tmp_path / "data", rows)
     lineage = pq.read_table(folder / "lineage.parquet").select(old.names)
     pq.write_table(lineage, folder / "lineage.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": hash_files(folder)}))
     result = run(folder, "subject= 4711")
     assert result["num_rows"] == 3 and result["near"][0]["num_rows"] is None
     assert "says 3" in everything_in(folder.parent / result["datasets"][0]["new_path"])
