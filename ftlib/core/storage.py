@@ -113,6 +113,10 @@ def read_bytes(path: str) -> bytes:
             content: bytes = fs.cat_file(inner)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file") from error
+        except OSError as error:  # a folder, or one that may not be read
+            if is_uri(path):
+                raise
+            raise UserError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
         return content
 
 

@@ -107,7 +107,8 @@ def check_output(path: str) -> None:
         logger.warning("%s holds the files of a job that did not end: they are replaced", path)
         return
     manifest = join(path, MANIFEST)
-    if not exists(manifest) or read_json(manifest).get("kind") != KIND:
+    found = read_json(manifest) if exists(manifest) else None
+    if not isinstance(found, dict) or found.get("kind") != KIND:
         raise UserError(f"output.path={path} holds other files, which would be replaced; name a new folder")
 
 

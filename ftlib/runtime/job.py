@@ -21,6 +21,7 @@ from ftlib.runtime.preflight import check_output
 
 C = TypeVar("C", bound=JobConfig)
 Result = dict[str, Any]
+_MAX_MESSAGE_CHARS = 4000
 logger = get_logger(__name__)
 
 
@@ -51,20 +52,27 @@ def job_main(name: str, config_cls: type[C], run: Callable[[C], Result], argv: S
         logger.error("%s: %s", name, error)
         code, result = error.exit_code, {**error.result, "status": "gate_failed", "message": str(error)}
     except FtlibError as error:
-        logger.error("%s: %s", name, error)
-        code, result = error.exit_code, {"status": "error", "message": str(error)}
+        code, result = error.exit_code, _told(name, error)
     except KeyboardInterrupt:
         code, result = 130, {"status": "interrupted"}
     except Exception as error:
         # Ray wraps what a worker raised; a user's error stays one.
         if cause := _user_error_in(error):
-            logger.error("%s: %s", name, cause)
-            code, result = cause.exit_code, {"status": "error", "message": str(cause)}
+            code, result = cause.exit_code, _told(name, cause)
         else:
             traceback.print_exc()
             code, result = 1, {"status": "failed", "message": f"{type(error).__name__}, see the traceback above"}
     logger.info("%s: %s after %s", name, result["status"], format_duration(time.monotonic() - started))
     _finish(name, result, code)
+
+
+def _told(name: str, error: FtlibError) -> Result:
+    """Log an error; the result that goes with it. A file may have 100,000 columns, and a message names them."""
+    message = str(error)
+    if len(message) > _MAX_MESSAGE_CHARS:
+        message = f"{message[:_MAX_MESSAGE_CHARS]} … ({len(message) - _MAX_MESSAGE_CHARS:,} characters more)"
+    logger.error("%s: %s", name, UserError(message))  # an error keeps its lines, a name would not
+    return {"status": "error", "message": message}
 
 
 def _preflight(config: JobConfig) -> None:
