@@ -112,6 +112,19 @@ def thin_out(points: Sequence[Point], limit: int = 600) -> list[Point]:
     return kept
 
 
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(value: Any) -> Any:
+    """Text of strangers as a page shows it: what would direct the text beside it (bidirectional marks) is escaped.
+
+    The `finalize` of every template's environment; markup that a macro made passes.
+    """
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+
+
 def render_page(package: str, template: str, **values: Any) -> str:
     """Render a package's template, which may extend and import those of this package.
 
@@ -120,7 +133,7 @@ def render_page(package: str, template: str, **values: Any) -> str:
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("ftlib.core", ".")])
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, finalize=visible)
     environment.globals.update(width=WIDTH, height=HEIGHT, left=LEFT, right=RIGHT, top=TOP, bottom=BOTTOM)
     environment.filters.update(
         number=format_number,

@@ -12,6 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
+from ftlib.core.page import visible
 from ftlib.core.storage import join, write_json, write_text
 from ftlib.data.leftout import MOST, LeftOutFacts
 
@@ -272,6 +273,7 @@ def render_html(report: Report | dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=visible,
     )
     environment.filters.update(n=_thousands, pct=_percent, words=_words)
     return environment.get_template("report.html.j2").render(report=report, pii_table=_pii_table(report["pii"]))

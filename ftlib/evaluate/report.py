@@ -62,8 +62,11 @@ def build_report(
 def _template() -> Any:
     from jinja2 import Environment, select_autoescape
 
+    from ftlib.core.page import visible
+
     source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=select_autoescape(default=True, default_for_string=True), trim_blocks=True)
+    escaping = select_autoescape(default=True, default_for_string=True)
+    environment = Environment(autoescape=escaping, trim_blocks=True, finalize=visible)
     environment.filters["figure"] = lambda value, percent: f"{value:.1%}" if percent else f"{value:.3f}"
     return environment.from_string(source)
 
