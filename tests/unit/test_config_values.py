@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -85,6 +85,7 @@ def test_every_text_key_of_every_job_takes_what_is_written(value):
     assert [(job, path) for job, path in KEYS if built(job, path, value) != value] == []
 
 
+@settings(deadline=None)
 @given(st.text(), st.sampled_from(KEYS))
 @example("null", (EraseConfig, ("subject",)))
 def test_any_text_arrives_unchanged(value, key):
@@ -99,6 +100,7 @@ def test_any_text_arrives_unchanged(value, key):
         assert value == "null" and place.nullable
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=string.printable, min_size=1))
 @example("null")
 def test_a_persons_key_is_never_read_as_anything_else(key):
@@ -144,6 +146,7 @@ def test_a_file_may_leave_text_unquoted(tmp_path):
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab1: #")
 
 
+@settings(deadline=None)
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc", min_size=1), inner)))
 def test_where_anything_may_stand_values_are_what_yaml_says(value):
     text = yaml.safe_dump([value])

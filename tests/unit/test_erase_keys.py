@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.config.erase import EraseConfig
@@ -87,6 +87,7 @@ def test_other_keys_are_other_people(tmp_path, other):
     assert subjects_of(tmp_path / "a.jsonl") != sorted(person("subject=4711").subjects)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda text: text.strip()))
 def test_what_is_read_from_a_record_is_what_the_command_line_finds(key):
     from ftlib.data.values import as_key

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.core.page import visible
@@ -43,6 +43,7 @@ def test_no_name_becomes_markup_or_turns_the_page_round(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["summary"]
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.text(min_size=1))
 def test_the_page_has_the_same_tags_whatever_the_names(text):
     def tags(name):
@@ -54,6 +55,7 @@ def test_the_page_has_the_same_tags_whatever_the_names(text):
     assert tags(text) == tags("name")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_what_is_shown_has_no_marks_that_direct(text):
     shown = visible(text)
