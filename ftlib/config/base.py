@@ -23,7 +23,7 @@ def holds_secret(url: str) -> bool:
         return False
     rest = url.split("://", 1)[1]
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if ":" in host.rpartition("@")[0] and not host.rpartition("@")[0].endswith(":"):
+    if host.rpartition("@")[0].partition(":")[2]:
         return True
     query = rest.partition("?")[2]
     for _ in range(3):  # an ODBC string inside a parameter is escaped once more
