@@ -218,3 +218,7 @@ def test_names_in_windows_are_those_of_the_whole_text_found_once():
 
     (found,) = find_names(find, [text], 500)
     assert [text[item.start : item.end] for item in found] == [f"Name{number % 7}" for number in range(900)]
+
+
+def test_a_backslash_with_an_accent_is_no_escape():
+    assert fold("a\\\u0301 b").text

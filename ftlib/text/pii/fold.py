@@ -152,7 +152,7 @@ def folded(text: str) -> str:
 
 
 def _rewritten(found: str, folds: _Folds) -> str:
-    if found[0] == "\\" or (found[0] == "&" and found[-1] == ";"):
+    if found.startswith("\\u") or (found[0] == "&" and found[-1] == ";"):
         return _unescaped(found, folds)
     if folds.dropped.fullmatch(found):
         return ""
