@@ -35,6 +35,7 @@ from ftlib.data.residual import choose_sample
 from ftlib.data.row_keys import row_keys
 from ftlib.data.rows import ReadTask
 from ftlib.data.sign import spoken
+from ftlib.data.source_names import SourceNames
 from ftlib.data.stored import work_folder
 from ftlib.registry.manifest import MANIFEST, build_manifest, finished, work_key, write_manifest
 from ftlib.runtime.cluster import connect
@@ -55,7 +56,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     started = time.time()
     key, prepare = redaction_key(), config.as_prepare(_records(config))
     ner = check_pii(config.pii)
-    files = all_inputs(prepare.input)
+    files = SourceNames(config.pii, key).files(all_inputs(prepare.input))
     described = [file.describe() for file in files]
     work = work_key(
         KIND, config.result_keys, {"files": described, "key": KeyedHash(key, "fingerprint").hex(b""), "ner": ner}

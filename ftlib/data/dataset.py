@@ -25,7 +25,7 @@ from ftlib.data.dedup import EXACT, NEAR, REFERENCE
 from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
-from ftlib.data.redact import FAILED
+from ftlib.data.redact import FAILED, NO_NER
 from ftlib.data.report import Facts, build_report, write_report
 from ftlib.data.residual import exceeds
 from ftlib.data.schema import SPLITS
@@ -48,6 +48,7 @@ def write_dataset(
     made_by: dict[str, str],
     started: float,
     scratch: str | None = None,
+    resolved: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write everything; returns the manifest. The folder appears whole or not at all.
 
@@ -60,6 +61,7 @@ def write_dataset(
         made_by: `ner_model`, and `keyed_by`: which key the hashes were made with (`text.keyed.key_fingerprint`).
         started: `time.time()` at the start.
         scratch: of `output_folder`.
+        resolved: the configuration as the manifest shows it; default: as it is.
     """
     import ray
 
@@ -93,7 +95,7 @@ def write_dataset(
             mix={"train": outcome.mix, "replay": config.mix.replay and {"fraction": config.mix.replay.fraction}},
         )
         # Paths and parallelism change no byte of the result, so they stand where runs may differ.
-        manifest["timing"]["config"] = config.resolved()
+        manifest["timing"]["config"] = config.resolved() if resolved is None else resolved
         write_manifest(folder, manifest)
     counts = manifest["counts"]
     logger.info(
@@ -167,7 +169,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
             for source, n in outcome.num_rows_by_source.items()
         ],
         "settings": _settings(config, ner),
-        "stages": stage_facts(counts, outcome.num_rows, (FAILED,)),
+        "stages": stage_facts(counts, outcome.num_rows, (FAILED, NO_NER)),
         "drops": [
             {"stage": stage, "reason": reason, "num_rows": n} for (stage, reason), n in sorted(counts.dropped.items())
         ],
@@ -175,6 +177,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         "pii": pii_facts(counts),
         "num_records_scanned": counts.scanned["records"] if config.pii.profile != "none" else 0,
         "num_records_with_pii": counts.scanned["with_pii"],
+        "no_ner": [{"language": language, "num_records": n} for language, n in sorted(counts.no_ner.items())],
         "duplicates": {
             "num_exact": sum(n for (_, reason), n in counts.dropped.items() if reason == EXACT),
             "num_near": sum(n for (_, reason), n in counts.dropped.items() if reason == NEAR),

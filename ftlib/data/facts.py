@@ -39,6 +39,8 @@ class Counts:
     """(entity, kind of field) → records with at least one."""
     finding_lengths: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     """(entity, kind of field, characters) → findings."""
+    no_ner: Counter[str] = field(default_factory=Counter)
+    """Language → records that no NER model could read."""
     scanned: Counter[str] = field(default_factory=Counter)
     """`records`, `with_pii`."""
 
@@ -71,6 +73,8 @@ def count_processed(table: pa.Table, splits: np.ndarray) -> Counts:
     """Counts of a `schema.PROCESSED` table. `splits`: index into `SPLITS` of each kept row, -1 of the others."""
     counts = Counts()
     for record, split in zip(table.to_pylist(), splits.tolist(), strict=True):
+        if record.get(s.NO_NER) is not None:
+            counts.no_ner[record[s.NO_NER]] += 1
         if record[s.ERROR] is not None:
             counts.quarantined[record[s.ERROR]] += 1
             continue

@@ -52,7 +52,7 @@ from ftlib.data.filter import Marked
 from ftlib.data.leftout import LeftOut, LeftOutFacts, refuse_left_out
 from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
-from ftlib.data.redact import store_ids
+from ftlib.data.redact import store_ids, store_labels
 from ftlib.data.references import References
 from ftlib.data.report import ResidualFacts
 from ftlib.data.residual import find_residual
@@ -350,7 +350,7 @@ class Flow:
         marks = collect(assignment.removed.each(lambda part: Fingerprint.of(row_keys(part))))
         self._check_account(rows.all_rows, sum([*marks, *(item[1] for item in counted)], Fingerprint()))
         dropped = collect(map_blocks(decided, count_decided))
-        groups = conflict_groups(rows.decided, self._partitions)
+        groups = store_labels(conflict_groups(rows.decided, self._partitions), config.pii, self._key)
         counts = sum([*(item[0] for item in counted), *dropped], Counts())
         return Outcome(
             processed=rows.processed,

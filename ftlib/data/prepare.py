@@ -22,6 +22,7 @@ from ftlib.data.read import plan_reads
 from ftlib.data.references import describe_replay, find_references, load_references
 from ftlib.data.residual import exceeds, refuse_residual
 from ftlib.data.review import read_decisions
+from ftlib.data.source_names import SourceNames
 from ftlib.data.stored import work_folder
 from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.runtime.cluster import connect
@@ -39,7 +40,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     started = time.time()
     key = redaction_key()
     ner = check_pii(config.pii)
-    files = all_inputs(config.input)
+    names = SourceNames(config.pii, key)
+    files = names.files(all_inputs(config.input))
+    config = config.model_copy(update={"mix": names.mix(config.mix)})
     described = [file.describe() for file in files]
     answers = []
     if decisions := config.review.decisions:
@@ -47,7 +50,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         content = read_bytes(decisions)
         name, digest = "review.decisions", hashlib.sha256(content).hexdigest()
         described.append({"source": name, "bytes": len(content), "fingerprint": digest})
-    others = find_references(config)
+    others = {name: names.files(found) for name, found in find_references(config).items()}
     beside = {name: [file.describe() for file in found] for name, found in others.items()}
     if config.mix.replay:
         beside["mix.replay.path"] = describe_replay(config.mix.replay)
@@ -69,6 +72,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
         manifest = write_dataset(
             config, outcome, work=work, inputs=described, references=beside,
             made_by={"ner_model": ner, "keyed_by": keyed_by}, started=started, scratch=folder,
+            resolved=names.resolved(config),
         )  # fmt: skip
     result = _result(config, manifest, reused=False)
     if outcome.residual is not None and exceeds(outcome.residual, config.pii):

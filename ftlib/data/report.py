@@ -92,6 +92,17 @@ class ResidualFacts(TypedDict):
     """Most frequent first."""
 
 
+_MANY_UNREAD = 0.05
+"""Share of the records without NER from which on it is a grave finding."""
+
+
+class NoNerFacts(TypedDict):
+    """Records in one language that no NER model could read: rules alone looked for names in them."""
+
+    language: str
+    num_records: int
+
+
 class DuplicateFacts(TypedDict):
     """What deduplication found."""
 
@@ -166,6 +177,7 @@ class Facts(TypedDict):
     label_conflicts: list[ConflictFacts]
     lengths: list[LengthFacts]
     splits: list[SplitFacts]
+    no_ner: NotRequired[list[NoNerFacts]]
     residual: NotRequired[ResidualFacts | None]
     """None or absent: not scanned again."""
     left_out: NotRequired[list[LeftOutFacts]]
@@ -370,6 +382,16 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
         "Personal or secret values were found and replaced",
         summary["num_pii_findings"],
         "None needed. redactions.parquet lists entity and place of each, never the value.",
+    )
+    unread = sorted(facts.get("no_ner") or [], key=lambda row: (-row["num_records"], row["language"]))
+    num_unread = sum(row["num_records"] for row in unread)
+    languages = ", ".join(row["language"] for row in unread[:8])
+    add(
+        num_unread > 0,
+        "high" if num_unread > _MANY_UNREAD * max(facts["num_records_scanned"], 1) else "medium",
+        f"No NER model read these records, so rules alone looked for names in them (languages: {languages})",
+        num_unread,
+        "Name a model for the languages in pii.models or pii.ner_engines, or set pii.require_ner=true.",
     )
     residual = facts.get("residual")
     if residual:

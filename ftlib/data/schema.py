@@ -35,6 +35,9 @@ RAW = "raw"
 FINDINGS = "findings"
 LEFT_OUT = "left_out"
 
+NO_NER = "no_ner"
+"""Internal: the language of a record that no NER model could read."""
+
 SPLITS = ("train", "val", "test")
 
 TOOL_CALL_TYPE = pa.struct(
@@ -110,6 +113,11 @@ FINDING_TYPE = pa.struct(
         ("replacement", pa.string()),
     ]
 )
+"""A value that was replaced. `field` is `text`, `rejected`, `label`, `messages[i].content`, `.reasoning_content`,
+`.name`, `.tool_call_id`, `messages[i].tool_calls[j].id`, `.function.name` or `.function.arguments`, `metadata` or
+`tools`. Where `metadata`, `tools` or arguments are JSON, a JSON pointer to the value follows, and `start` and `end` are
+characters of that value (of the key that the pointer ends with, where `#` stands behind it). Elsewhere, JSON inside a
+text among it, they are characters of the canonical field. A pointer has keys as they are stored, so it names nobody."""
 REDACTIONS = pa.schema([(ID, pa.string()), *FINDING_TYPE])
 QUARANTINE = pa.schema(
     [
@@ -155,7 +163,9 @@ READ = pa.schema(
 """What readers emit: a canonical record, or, where `error` is not null, a row for quarantine. `left_out`: on the first
 row of a table, what `data.leftout` counted in all of its rows."""
 
-PROCESSED = pa.schema([*READ, (STAGE, pa.string()), (REASON, pa.string()), (FINDINGS, pa.list_(FINDING_TYPE))])
+PROCESSED = pa.schema(
+    [*READ, (STAGE, pa.string()), (REASON, pa.string()), (FINDINGS, pa.list_(FINDING_TYPE)), (NO_NER, pa.string())]
+)
 """After redaction and filters: `stage` and `reason` are null for rows that are kept."""
 
 ROW_POSITION_BITS = 40

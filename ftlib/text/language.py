@@ -12,6 +12,8 @@ from collections import Counter
 from functools import lru_cache
 
 UNKNOWN = "und"
+NO_LANGUAGE = "zxx"
+"""ISO 639's code for what is in no language, such as a number."""
 _BY_SCRIPT = {
     "GREEK": "el", "HEBREW": "he", "ARABIC": "ar", "THAI": "th", "HANGUL": "ko", "HIRAGANA": "ja", "KATAKANA": "ja",
     "CJK": "zh", "DEVANAGARI": "hi", "BENGALI": "bn", "TAMIL": "ta", "TELUGU": "te", "GEORGIAN": "ka",
@@ -23,6 +25,8 @@ _CYRILLIC = ("ru", "uk", "bg", "sr")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’][^\W\d_]+)?|[^\W\d_]['’][^\W\d_]+")
 _SAMPLE_CHARS = 2000
 _MIN_HITS, _MIN_SHARE, _LEAD = 2, 0.12, 1.15
+_MIN_LETTERS, _SURE_HITS, _SURE_SHARE, _SURE_LEAD = 4, 3, 0.2, 1.5
+"""For `confident_language`: letters, different stop words, their share, and how far they lead English ones."""
 
 
 @lru_cache(maxsize=32)
@@ -52,6 +56,24 @@ def detect_language(text: str) -> str:
     if best < min(_MIN_HITS, len(words)) or best < _MIN_SHARE * len(words) or best < _LEAD * second:
         return UNKNOWN
     return candidates[-index]
+
+
+def confident_language(text: str) -> str:
+    """The language of a text where there is little doubt, else `und`: for what depends on it being right."""
+    found = detect_language(text)
+    sample = text[:_SAMPLE_CHARS]
+    letters = sum(map(str.isalpha, sample))
+    if found == UNKNOWN or letters < _MIN_LETTERS:
+        return UNKNOWN
+    if found not in (*_LATIN, *_CYRILLIC):
+        own = _BY_SCRIPT.get(_script(sample)) == found
+        share = sum(_script_of(character) not in ("LATIN", "") for character in sample if character.isalpha())
+        return found if own and share >= 0.5 * letters else UNKNOWN
+    words = [word.lower().replace("’", "'") for word in _WORD.findall(sample)]
+    hits = [word for word in words if word in stop_words(found)]
+    english = sum(word in stop_words("en") for word in words) if found != "en" else 0
+    sure = len(set(hits)) >= _SURE_HITS and len(hits) >= max(_SURE_SHARE * len(words), _SURE_LEAD * english)
+    return found if sure else UNKNOWN
 
 
 def _script(text: str) -> str:

@@ -61,6 +61,8 @@ def test_percentiles():
     ("change", "title", "severity"),
     [
         (lambda facts: facts["settings"].update(pii_profile="none"), "Nothing was redacted", "high"),
+        (lambda facts: facts.update(no_ner=[{"language": "fr", "num_records": 1}]), "languages: fr", "medium"),
+        (lambda facts: facts.update(no_ner=[{"language": "fr", "num_records": 9}]), "No NER model", "high"),
         (lambda facts: facts["stages"][1].update(num_out=89), "does not add up", "high"),
         (lambda facts: facts["inputs"][0].update(num_rows=101), "does not add up", "high"),
         (lambda facts: facts["label_conflicts"].append(CONFLICT), "same input", "medium"),

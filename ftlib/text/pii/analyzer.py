@@ -98,6 +98,10 @@ class PiiAnalyzer:
         """Whether an NER model reads texts in this language; None and `und` count as `pii.language`."""
         return self._ner.reads(self._ner.language(language))
 
+    def accepts(self, text: str, finding: Finding) -> bool:
+        """Whether a finding from elsewhere counts: its type is looked for, it is sure enough, and not allowed."""
+        return finding.entity in self._entities and self._keep(text, finding)
+
     def versions(self) -> dict[str, str]:
         """The NER pipeline with its version, and the versions of the libraries that decide findings."""
         libraries = package_versions(("presidio-analyzer", "phonenumbers", "spacy"))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ftlib.config.prepare import PiiConfig
 from ftlib.core.errors import UserError
-from ftlib.text.language import UNKNOWN
+from ftlib.text.language import NO_LANGUAGE, UNKNOWN
 from ftlib.text.pii.finding import Finding
 from ftlib.text.pii.ner import SpacyNer, pipeline_labels, pipeline_version, resolve_pipeline
 from ftlib.text.pii.ner_labels import LabelMap, gliner_labels, map_labels
@@ -180,13 +180,13 @@ class NerEngines:
 
     def reads(self, language: str) -> bool:
         """Whether any model reads texts in this language."""
-        return any(model.reads(language) for model, _ in self._finders)
+        return language != NO_LANGUAGE and any(model.reads(language) for model, _ in self._finders)
 
     def find(self, texts: Sequence[str], language: str) -> list[list[Finding]]:
         """What any of the models for this language finds in each text."""
         found: list[list[Finding]] = [[] for _ in texts]
         for model, finder in self._finders:
-            if texts and model.reads(language):
+            if texts and language != NO_LANGUAGE and model.reads(language):
                 for own, items in zip(found, finder.find(texts), strict=True):
                     own.extend(items)
         return found
