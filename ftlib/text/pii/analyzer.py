@@ -34,7 +34,7 @@ from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.profiles import needs_ner, profile_entities
 from ftlib.text.pii.proven import proven_recognizers
 from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer
-from ftlib.text.pii.terms import is_common
+from ftlib.text.pii.terms import is_common, is_plain
 from ftlib.text.pii.windows import find_names
 
 _MIN_ECHO_CHARS = 3
@@ -127,7 +127,11 @@ class PiiAnalyzer:
         return [list(found.get(key, [])) for key in keys]
 
     def _combine(self, text: str, named: Iterable[Finding]) -> list[Finding]:
-        candidates = [finding for finding in named if finding.entity in self._entities]
+        candidates = [
+            finding
+            for finding in named
+            if finding.entity in self._entities and not is_plain(text[finding.start : finding.end])
+        ]
         for recognizer in self._recognizers:
             for item in recognizer.analyze(text, recognizer.supported_entities):
                 candidates.append(Finding(item.start, item.end, item.entity_type, item.score))

@@ -117,7 +117,7 @@ _USERNAME = (
 )
 _ASSIGNED_USER = r"(?i:\w{0,20}user)['\"]?\s{0,3}(?::=|=>|[:=])\s{0,3}['\"`](?P<v>[A-Za-z][\w.-]{2,39})['\"`]"
 _AT_HOST = (
-    r"(?i:\b(?:ssh|scp|sftp|rsync|su|sudo -u|chown|mysql -u|psql -u|-u)\s(?:-\S+\s(?:\S+\s)?)?)['\"]?"
+    r"(?i:\b(?:ssh|scp|sftp|rsync|su -l?|sudo -u|chown|mysql -u|psql -u|-u)\s(?:-\S+\s(?:\S+\s)?)?)['\"]?"
     r"(?P<v>[A-Za-z_][\w.-]{2,31})(?=['\"]?@|['\"\s:]|$)"
 )
 _SQL_USER = r"'(?P<v>[A-Za-z_][\w.-]{1,63})'@'"

@@ -73,8 +73,8 @@ def _foreign_dates() -> dict[str, str]:
 
 def _birth_of_all(gap: str) -> str:
     """A date behind a label of birth; `gap`: what stands between them."""
-    sure, doubtful = map(alternatives, month_names())
-    written = rf"\d{{1,2}}{_ORDINAL}{_OF}\s{{0,3}}(?:{sure}|{doubtful})(?![{WORD}]){_IN_YEAR}?"
+    # Behind such a label any word between a day and a year is a month.
+    written = rf"\d{{1,2}}{_ORDINAL}{_OF}\s{{0,3}}[^\W\d_]{{2,16}}{_IN_YEAR}"
     numeric = r"\d{1,4}[-/. ]{1,2}\d{1,2}[-/. ]{1,2}\d{1,4}|\d{8}(?!\d)"
     return (
         rf"(?<![{WORD}])(?:{BIRTH_LABELS}){LABEL_END}['\"]?{gap}(?:(?:am|le|el|il|em|op|den|dnia|в)\s)?['\"]?"

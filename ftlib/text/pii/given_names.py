@@ -67,7 +67,7 @@ NOT_SURNAMES = frozenset(
 oil tree trees garden gardens camp break sale time period street park beach lake river valley hill hills road avenue
 school college university hospital church tower bridge county city state states island islands bay coast festival day
 days eve week year edition collection version mode club team group project house hall center centre water wine juice
-salad sauce bread leaf leaves green blue red gold stone rock light sky dance music show book page pages number file
+salad sauce grey bread leaf leaves green blue red gold stone rock light sky dance music show book page pages number file
 report plan bank card gift box design style price prices update release notes set up level stars star bar street fair
 """.split()  # noqa: SIM905
 )

@@ -75,7 +75,8 @@ _LEGAL_FORM = (
 _COMPANY = rf"(?<![\w.@])(?:{_UP}[\w&'’-]*(?:\.[\w&]+)*[ ,]{{1,2}}(?:(?:and|&|of)[ ])?){{1,4}}{_LEGAL_FORM}\b\.?"
 _LOWER_COMPANY = r"\b(?P<v>(?:[a-z][\w&'’-]*,?[ ]){1,3}(?:inc|ltd|llc|llp|corp|gmbh|plc|pty)\b\.?)"
 _EMPLOYER = (
-    r"(?i:\b(?:works?|working|worked|employed|interned?|job|position|role|engineer|developer|manager|analyst|director|"
+    r"(?i:\b(?:works?|working|worked|employed|interned?)[ ](?:at|for|by)|"
+    r"\b(?:job|position|role|engineer|developer|manager|analyst|director|"
     r"accountant|scientist|consultant|administrator|architect|designer|officer|specialist|coordinator|engineering|"
     r"sales|"
     r"marketing|operations|president|ceo|cto|cfo|founder|employee|attorney|counsel|partner|assistant)[ ](?:at|for|"
@@ -219,7 +220,7 @@ def _rules() -> list[Rule]:
         Rule("ORGANIZATION", compile_latin(_LOWER_COMPANY), 0.6),
         Rule("ORGANIZATION", compile_latin(_EMPLOYER), 0.6, accept=_no_term),
         Rule("ORGANIZATION", compile_latin(_OFFICE), 0.6),
-        Rule("LOCATION", compile_latin(_WHEREABOUTS), 0.6),
+        Rule("LOCATION", compile_latin(_WHEREABOUTS), 0.6, accept=_no_term),
         Rule("LOCATION", compile_latin(rf"(?<![\w-])(?:{COUNTRIES})(?![\w-])"), 0.6),
         Rule(
             "LOCATION",

@@ -22,6 +22,8 @@ from ftlib.text.pii.relax import as_ascii_bytes, as_bytes, relaxed
 
 logger = get_logger(__name__)
 
+_MAX_CHARS = 16_000
+"""The engine's limit. It would refuse all expressions for one, and each had to be tried anew in every process."""
 _FLAGS = hs.HS_FLAG_PREFILTER | hs.HS_FLAG_SINGLEMATCH | hs.HS_FLAG_ALLOWEMPTY
 
 
@@ -30,8 +32,8 @@ class Prefilter:
 
     def __init__(self, patterns: Sequence[re.Pattern[str]]) -> None:
         self._all = list(range(len(patterns)))
-        expressions = dict(enumerate(map(relaxed, patterns)))
-        self._database, self._scanned = _database({i: text for i, text in expressions.items() if text is not None})
+        expressions = {i: text for i, text in enumerate(map(relaxed, patterns)) if text and len(text) <= _MAX_CHARS}
+        self._database, self._scanned = _database(expressions)
         self._always = [i for i in self._all if i not in self._scanned]
         self._ascii = frozenset(i for i, pattern in enumerate(patterns) if pattern.flags & re.ASCII)
         self._local = threading.local()

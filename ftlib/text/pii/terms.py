@@ -39,9 +39,36 @@ university hospital community health healthcare center centre medical clinic reg
 national institute cancer care county city state public school college department services service family urgent
 women rehabilitation research foundation bank insurance company pharmacy laboratory lab labs group internal
 emergency medicine surgery practice northeast northwest southeast southwest north south east west central veterans
-affairs valley the of and for
+affairs valley the of and for review systems
 """.split()  # noqa: SIM905
 )
+
+# Words of menus, lists, headings and manuals: a span of nothing but them names no one.
+_PLAIN_WORDS = frozenset(
+    """
+settings setting notifications notification mute display desktop apps app applications utilities trash bin toggle auto
+save guide data agenda bag sleeping mode airplane quick default defaults general privacy battery saver profile search
+menu home view edit insert tools options window format page start back next previous finish cancel apply close exit
+light dark night sound volume brightness picture network internet sharing keyboard shortcut shortcuts language region
+table contents terms conditions policy overview introduction conclusion chapter appendix requirements instructions
+safety technical product products return returns refund maintenance cleaning risk lessons learned executive frequently
+asked questions answers works methods materials results discussion scope features review systems steps step list
+checklist personalize choose select tap swipe open press hold drag pick turn empty add cart upload file folder document print
+camp stove tent grass kitchen garden paper tape box case cover cable adapter charger screen button icon bar panel
+grew raid speedrun ignore what valley midwest peninsula reset restart reboot install uninstall version release update
+typescript eslint prettier nginx alpine def import export return function class const let var public static void main
+small medium large extra free fast new old best top first last all none other more less full half true false yes no
+grace periods period total average minimum maximum number numbers level levels size sizes colour colour colors weight
+price prices cost costs time date week month year day hour minute second morning evening night summer winter spring
+autumn north south east west left right up down in out on off over under to from and or of for with without the a an
+""".split()  # noqa: SIM905
+)
+
+
+def is_plain(value: str) -> bool:
+    """Whether a span holds nothing but words of menus, lists and headings: `Airplane Mode`, `Quick Start Guide`."""
+    words = re.findall(r"[^\W\d_]+", value.lower())
+    return bool(words) and all(word in _PLAIN_WORDS or word in _COMMON for word in words)
 
 
 def is_generic(value: str) -> bool:
