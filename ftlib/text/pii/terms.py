@@ -53,14 +53,15 @@ light dark night sound volume brightness picture network internet sharing keyboa
 table contents terms conditions policy overview introduction conclusion chapter appendix requirements instructions
 safety technical product products return returns refund maintenance cleaning risk lessons learned executive frequently
 asked questions answers works methods materials results discussion scope features review systems steps step list
-checklist personalize choose select tap swipe open press hold drag pick turn empty add cart upload file folder document print
-camp stove tent grass kitchen garden paper tape box case cover cable adapter charger screen button icon bar panel
-grew raid speedrun ignore what valley midwest peninsula reset restart reboot install uninstall version release update
-typescript eslint prettier nginx alpine def import export return function class const let var public static void main
-small medium large extra free fast new old best top first last all none other more less full half true false yes no
-grace periods period total average minimum maximum number numbers level levels size sizes colour colour colors weight
-price prices cost costs time date week month year day hour minute second morning evening night summer winter spring
-autumn north south east west left right up down in out on off over under to from and or of for with without the a an
+checklist personalize choose select tap swipe open press hold drag pick turn empty add cart upload file folder
+document print camp stove tent grass kitchen garden paper tape box case cover cable adapter charger screen button icon
+bar panel grew raid speedrun ignore what valley midwest peninsula reset restart reboot install uninstall version
+release update typescript eslint prettier nginx alpine def import export return function class const let var public
+static void main small medium large extra free fast new old best top first last all none other more less full half
+true false yes no grace periods period total average minimum maximum number numbers level levels size sizes colour
+colour colors weight price prices cost costs time date week month year day hour minute second morning evening night
+summer winter spring autumn north south east west left right up down in out on off over under to from and or of for
+with without the a an
 """.split()  # noqa: SIM905
 )
 
