@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ftlib.config.prepare import PiiConfig
 from ftlib.text.pii import PiiAnalyzer
 from ftlib.text.pii.finding import Finding
-from ftlib.text.pii.fold import fold
+from ftlib.text.pii.fold import fold, spaced
 from ftlib.text.pii.windows import find_names, windows
 
 ALPHABET = (
@@ -50,6 +50,18 @@ def test_spans_lead_back_in_order_and_cover_the_text(text):
 @given(st.text(max_size=40))
 def test_composed_and_decomposed_spellings_fold_alike(text):
     assert fold(unicodedata.normalize("NFC", text)).text == fold(unicodedata.normalize("NFD", text)).text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("ab1é请и \u200b\u0301-"), max_size=20))
+def test_blanks_between_scripts_move_no_place(text):
+    copy, wide = fold(text), spaced(fold(text))
+    assert wide.text.replace(" ", "") == copy.text.replace(" ", "")
+    kept = [place for place, character in enumerate(wide.text) if character != " "]
+    letters = [place for place, character in enumerate(copy.text) if character != " "]
+    for at, place in zip(kept, letters, strict=True):
+        assert wide.span(at, at + 1) == copy.span(place, place + 1)
+    assert not re.search("[a-z0-9][请и]|[请и][a-z0-9]|1é|é1", wide.text)
 
 
 @pytest.mark.parametrize(

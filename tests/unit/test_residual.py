@@ -27,6 +27,23 @@ def test_finds_what_was_left(scanner):
     assert found["jane.roe@example.com"] == "EMAIL_ADDRESS"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("信用卡号4539578763621486已过期", "4539578763621486"),
+        ("Card 4539 5787\n6362-1486 was charged", "4539 5787\n6362-1486"),
+        ("Card 4539\u20115787\u20116362\u20111486 was charged", "4539\u20115787\u20116362\u20111486"),
+        ("写信给anna@firma-beispiel.de谢谢", "anna@firma-beispiel.de"),
+        ("Write to anna@\u200bfirma-beispiel.de now", "anna@\u200bfirma-beispiel.de"),
+        ("it says 536.22.8741 on the form", "536.22.8741"),
+        ("Mein Kennwort: Sonne2024x, bitte", "Sonne2024x"),
+        ("服务器地址是203.0.113.77，请检查", "203.0.113.77"),
+    ],
+)
+def test_finds_what_was_left_in_any_spelling(scanner, text, value):
+    assert value in {text[item.start : item.end] for item in scanner.scan(text)}
+
+
 def test_leaves_replacements_and_vague_dates_alone(scanner):
     assert scanner.scan(LEFT, [(5, 24), (34, 54)]) == []
     assert scanner.scan("[REDACTED_PERSON] wrote to [EMAIL_ADDRESS_1] yesterday, in 24/7 style.") == []

@@ -146,6 +146,38 @@ def fold(text: str) -> Folded:
     return Folded(copy, prose, starts, edits)
 
 
+_SEAM = re.compile(
+    r"(?<=[0-9A-Za-z])(?=[^\W\x00-\u024f])|(?<=[^\W\x00-\u024f])(?=[0-9A-Za-z])|"
+    r"(?<=[0-9])(?=[\u00c0-\u024f])|(?<=[\u00c0-\u024f])(?=[0-9])"
+)
+
+
+def spaced(copy: Folded) -> Folded:
+    """A folded copy with a blank wherever ASCII meets a letter of another script, or a digit an accented letter.
+
+    For detectors that know words by blanks alone. The blank is placed at the character behind it.
+    """
+    if copy.text.isascii():
+        return copy
+    pieces = _SEAM.split(copy.text)
+    if len(pieces) == 1:
+        return copy
+    starts: list[int] = []
+    edits: list[tuple[int, int, int]] = []
+    at = position = 0
+    for piece in pieces:
+        for _ in piece:
+            starts.append(at)
+            edits.append((1, *copy.span(position, position + 1)))
+            at, position = at + 1, position + 1
+        if piece and position < len(copy.text):
+            starts.append(at)
+            edits.append((1, *copy.span(position, position + 1)))
+            at += 1
+    text = " ".join(piece for piece in pieces if piece)
+    return Folded(text, text, starts, edits)
+
+
 def folded(text: str) -> str:
     """The folded copy without its map, for values that are compared with folded texts."""
     return fold(text).text

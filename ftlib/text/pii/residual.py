@@ -1,5 +1,7 @@
 """A second look at redacted text by a detector that shares no rule with `PiiAnalyzer`: Presidio as it comes.
 
+It looks at the folded copy (`fold`), in which a blank stands between ASCII and letters of other scripts: Presidio's own
+boundaries would hide a value that stands beside them. What its patterns miss by separators or language, `leads` adds.
 In: a redacted text and the places of its replacements. Out: findings that lie mostly outside those places, under this
 package's entity types, of the types that the profile redacts. Presidio's relative dates ("yesterday") and weak patterns
 (below 0.5) are left out: they say nothing about leaks. A finding is a lead to follow, not proof; with a profile that
@@ -16,6 +18,8 @@ from ftlib.config.prepare import PiiConfig
 from ftlib.core.errors import UserError
 from ftlib.core.fingerprints import package_versions
 from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.fold import fold, folded, spaced
+from ftlib.text.pii.leads import leads
 from ftlib.text.pii.ner import resolve_pipeline
 from ftlib.text.pii.profiles import needs_ner, profile_entities
 
@@ -34,10 +38,10 @@ class ResidualScanner:
     """Presidio's own `AnalyzerEngine`. Raises UserError when the profile's NER pipeline is not installed."""
 
     def __init__(self, config: PiiConfig) -> None:
-        wanted = profile_entities(config)
+        wanted = self._entities = profile_entities(config)
         self._language = config.language
         self._wanted = {name: entity for name, entity in _ENTITIES.items() if entity in wanted}
-        self._allowed = {" ".join(value.casefold().split()) for value in config.allow_list}
+        self._allowed = {" ".join(folded(value).casefold().split()) for value in config.allow_list}
         package = _pipeline(config) if needs_ner(config, wanted) else None
         self._engine = _stock_engine(package, config.language)
         known = set(self._engine.get_supported_entities(language=config.language))
@@ -49,19 +53,35 @@ class ResidualScanner:
         """What still looks personal in a redacted text. `replaced`: places of its replacements, [start, end)."""
         if not text or not self._asked:
             return []
-        found = self._engine.analyze(text, language=self._language, entities=self._asked, score_threshold=_MIN_SCORE)
-        return sorted(
-            Finding(item.start, item.end, self._wanted[item.entity_type], round(float(item.score), 4))
-            for item in found
-            if self._counts(text, item, replaced)
-        )
+        copy = spaced(fold(text))
+        seen = copy.text
+        found = self._engine.analyze(seen, language=self._language, entities=self._asked, score_threshold=_MIN_SCORE)
+        findings = [
+            Finding(item.start, item.end, self._wanted[item.entity_type], round(float(item.score), 4)) for item in found
+        ]
+        known = [(item.start, item.end) for item in findings]
+        findings += [
+            lead
+            for lead in leads(seen)
+            if lead.entity in self._entities and not any(start < lead.end and lead.start < end for start, end in known)
+        ]
+        placed = {
+            Finding(*copy.span(item.start, item.end), item.entity, item.score)
+            for item in findings
+            if self._counts(seen[item.start : item.end], item.entity)
+        }
+        return sorted(item for item in placed if not _is_replaced(item, replaced))
 
-    def _counts(self, text: str, item: Any, replaced: Sequence[tuple[int, int]]) -> bool:
-        value = text[item.start : item.end]
-        inside = sum(max(0, min(end, item.end) - max(start, item.start)) for start, end in replaced)
-        if 2 * inside >= len(value) or " ".join(value.casefold().split()) in self._allowed:
+    def _counts(self, value: str, entity: str) -> bool:
+        if " ".join(value.casefold().split()) in self._allowed:
             return False
-        return item.entity_type != "DATE_TIME" or _WRITTEN_DATE.search(value) is not None
+        return entity != "DATE_TIME" or _WRITTEN_DATE.search(value) is not None
+
+
+def _is_replaced(item: Finding, replaced: Sequence[tuple[int, int]]) -> bool:
+    """Whether a finding lies mostly in replacements."""
+    inside = sum(max(0, min(end, item.end) - max(start, item.start)) for start, end in replaced)
+    return 2 * inside >= item.end - item.start
 
 
 def replaced_places(findings: Sequence[tuple[int, int, str]]) -> list[tuple[int, int]]:
