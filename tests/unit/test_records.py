@@ -4,8 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ftlib.data import schema as s
-from ftlib.data.decontaminate import spoken
+from ftlib.data.inspection import in_order, inspect_table, turn_order
 from ftlib.data.records import conform, is_bad_answer_alone, read_records_file, said, tool_definitions, turns
+from ftlib.data.sign import spoken
 
 OLD = pa.schema(
     [
@@ -64,3 +65,17 @@ def test_tool_definitions_are_parsed():
         {"type": "function", "function": {"name": "look_up"}}
     ]
     assert tool_definitions(from_arrow(messages=CHAT)) is None
+
+
+def test_turns_with_tools_and_with_an_undesirable_answer_alone_are_in_order():
+    for roles in (
+        ["developer", "user", "assistant"],
+        ["user", "assistant", "tool", "tool", "assistant", "user", "assistant"],
+        ["user", "assistant", "tool", "assistant", "tool", "assistant"],
+    ):
+        assert in_order(turn_order(roles))
+    for roles in (["user", "assistant", "assistant"], ["user", "user", "assistant", "tool", "assistant"], ["user"]):
+        assert not in_order(turn_order(roles))
+    alone = {s.ERROR: None, s.ROW: 0, s.SOURCE: "a", **from_arrow(messages=CHAT[:1], rejected="nowhere")}
+    found = inspect_table(pa.Table.from_pylist([alone], schema=s.READ), "annotations")
+    assert found.turns == {("user", "assistant"): 1}
