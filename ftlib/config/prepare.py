@@ -27,6 +27,9 @@ Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
+_NO_FILE_ENCODINGS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
+
+
 class TemplateConfig(Config):
     """A conversation built from a file's columns by `{column}` placeholders."""
 
@@ -55,6 +58,12 @@ class InputConfig(Config):
     ) = None
     """Where `sql` runs: an SQLAlchemy URL without a password (`postgresql://user@host/name`, `sqlite:////data/tickets.db`). The password comes from `FTLIB_INPUT_DB_PASSWORD_FILE`."""
 
+    encoding: str = "auto"
+    """Encoding of JSON and CSV files, by the name of a Python codec (`cp1252`, `shift_jis`). `auto`: UTF-8, or UTF-16 with a byte order mark; a file in another encoding is refused. A byte order mark goes before this."""
+
+    csv_backslash: bool | None = None
+    """Whether a backslash in a CSV file escapes the quote or delimiter behind it. Null: found out from the first records of each file."""
+
     shape: Shape = "auto"
     """The records' shape; `auto` detects it for each file from its first rows. `canonical`: records of a prepared dataset."""
 
@@ -78,6 +87,27 @@ class InputConfig(Config):
 
     chunk_bytes: Annotated[int, Field(ge=64)] = 16 * 1024 * 1024
     """Plain JSONL files are read in pieces of about this size, in parallel. Does not change the result."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_text_encoding(cls, value: str) -> str:
+        import codecs
+
+        if value == "auto":
+            return value
+        try:
+            codec = codecs.lookup(value)
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"{value!r} is no encoding that Python knows; examples: cp1252, utf-16, shift_jis"
+            ) from None
+        if (
+            not codec._is_text_encoding
+            or codec.incrementaldecoder is None
+            or codec.name.replace("-", "_") in _NO_FILE_ENCODINGS
+        ):
+            raise ValueError(f"{value!r} is no encoding of text files; examples: cp1252, utf-16, shift_jis")
+        return value
 
     @model_validator(mode="after")
     def _files_or_query(self) -> "InputConfig":

@@ -27,9 +27,10 @@ from ftlib.data.flow import Flow, Outcome
 from ftlib.data.inputs import all_inputs
 from ftlib.data.inspection import Inspected, inspect_table
 from ftlib.data.passes import configure_ray_data
+from ftlib.data.plan import plan_reads
 from ftlib.data.prepare import check_pii
 from ftlib.data.prepared import open_prepared
-from ftlib.data.read import ReadSettings, plan_reads, read_records
+from ftlib.data.read import ReadSettings, group_tasks, read_group
 from ftlib.data.report import write_report
 from ftlib.data.residual import choose_sample
 from ftlib.data.row_keys import row_keys
@@ -129,11 +130,14 @@ def _inspect(config: AuditConfig, prepare: PrepareConfig, key: bytes, tasks: Seq
     settings = ReadSettings(prepare.input, key, prepare.execution.rows_per_block)
     annotations = config.audit.annotations
 
-    def run(task: ReadTask) -> Inspected:
-        return sum((inspect_table(table, annotations) for table in read_records(task, settings)), Inspected())
+    def run(group: list[ReadTask]) -> Inspected:
+        return sum((inspect_table(table, annotations) for table in read_group(group, settings)), Inspected())
 
     remote = ray.remote(run)
-    return sum(collect([remote.remote(task) for task in tasks], "inspecting"), Inspected())
+    return sum(
+        collect([remote.remote(group) for group in group_tasks(tasks, settings.rows_per_block)], "inspecting"),
+        Inspected(),
+    )
 
 
 def _repeated(outcome: Outcome, tasks: Sequence[ReadTask], config: AuditConfig) -> tuple[Repeated, list[str]]:

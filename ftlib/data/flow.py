@@ -225,7 +225,7 @@ class Flow:
             raise UserError("no rows were read; were the inputs emptied meanwhile?")
         found = sum(counted[1:], counted[0])
         num_rows = found.rows.num_rows
-        self._check_broken(found.num_broken, num_rows)
+        self._check_broken(found.num_broken, num_rows, read=True)
         self._left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
         if self._config.input.strict:
             refuse_left_out(self._left_out)
@@ -238,15 +238,22 @@ class Flow:
         """About how many rows there are, from the first rows of each file."""
         return sum(task.num_rows_estimate for task in self._tasks)
 
-    def _check_broken(self, broken: int, total: int) -> None:
+    def _check_broken(self, broken: int, total: int, read: bool = False) -> None:
+        """Raise UserError where too many rows are broken. `read`: by reading, so that reading again says why."""
         limit = self._config.quarantine.max_fraction
+        if total > broken and broken <= limit * total:
+            return
+        reasons = ""
+        if read:
+            reasons = f": {passes.broken_rows(self._tasks, self._reader(), self._resources).describe()}"
         if total == broken:
-            raise UserError(f"none of the {total} rows is a record; is input.shape or the files' encoding right?")
-        if broken > limit * total:
             raise UserError(
-                f"{broken} of {total} rows are broken, more than quarantine.max_fraction={limit} allows; "
-                "mend the export, or raise the limit to see them in quarantine.parquet"
+                f"none of the {total} rows is a record{reasons}; is input.shape or the files' encoding right?"
             )
+        raise UserError(
+            f"{broken} of {total} rows are broken, more than quarantine.max_fraction={limit} allows{reasons}; "
+            "mend the export, or raise the limit to see them in quarantine.parquet"
+        )
 
     def _decide(
         self,

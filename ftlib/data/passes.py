@@ -15,13 +15,15 @@ from ftlib.config.prepare import FilterConfig, PiiConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import Progress, get_logger
 from ftlib.data import schema as s
+from ftlib.data.broken import BrokenRows
 from ftlib.data.filter import apply_filters
-from ftlib.data.read import ReadSettings, Selection, read_records
+from ftlib.data.read import ReadSettings, Selection, group_tasks, read_group
 from ftlib.data.redact import redactor_class
 from ftlib.data.review import apply_decisions, apply_edits
 from ftlib.data.rows import ReadTask
 from ftlib.data.sign import SIGNATURE, SignSettings, sign
 from ftlib.data.stored import RECEIPT, Store
+from ftlib.runtime.exchange import gather
 
 logger = get_logger(__name__)
 
@@ -84,22 +86,32 @@ def read_tables(tasks: Sequence[ReadTask], settings: ReadSettings, resources: Re
     import ray
     import ray.data
 
-    plan = list(tasks)
+    groups = group_tasks(tasks, settings.rows_per_block)
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
         chosen: Selection | None = None if selection is None else ray.get(selection)
-        for number in batch["task"].to_pylist():
-            try:
-                yield from read_records(plan[number], settings, chosen)
-            except FileNotFoundError:
-                raise UserError(
-                    f"{plan[number].path}: a worker does not see this file; put it where all nodes do, or at a URI"
-                ) from None
+        for number in batch["group"].to_pylist():
+            yield from read_group(groups[number], settings, chosen)
 
-    numbers = [{"task": number} for number in range(len(plan))]
-    return ray.data.from_items(numbers, override_num_blocks=len(plan)).map_batches(
+    numbers = [{"group": number} for number in range(len(groups))]
+    return ray.data.from_items(numbers, override_num_blocks=len(groups)).map_batches(
         read, batch_size=1, batch_format="pyarrow", num_cpus=resources.cpus_per_task
     )
+
+
+def broken_rows(tasks: Sequence[ReadTask], settings: ReadSettings, resources: Resources) -> BrokenRows:
+    """Read the input once more for the reasons of the rows that are no records."""
+    import ray
+
+    def run(group: list[ReadTask]) -> BrokenRows:
+        found = BrokenRows()
+        for table in read_group(group, settings):
+            found.add(table)
+        return found
+
+    remote = ray.remote(run).options(num_cpus=resources.cpus_per_task)
+    groups = group_tasks(tasks, settings.rows_per_block)
+    return BrokenRows.merge(gather([remote.remote(group) for group in groups], "counting the broken rows", logger))
 
 
 def signed(dataset: Any, settings: SignSettings, resources: Resources) -> Any:

@@ -17,8 +17,8 @@ from ftlib.data.dataset import write_dataset
 from ftlib.data.flow import Flow
 from ftlib.data.inputs import all_inputs
 from ftlib.data.passes import configure_ray_data
+from ftlib.data.plan import plan_reads
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
-from ftlib.data.read import plan_reads
 from ftlib.data.references import describe_replay, find_references, load_references
 from ftlib.data.residual import exceeds, refuse_residual
 from ftlib.data.review import read_decisions

@@ -1,14 +1,12 @@
-"""Files to canonical records: the plan of what each task reads, and the records as Arrow tables.
+"""Files to canonical records, as Arrow tables.
 
-In: `InputFile`s. Out: tables of `schema.READ`; a row that cannot be read or is no record of the file's shape carries
-`error` and nothing else but its position and hashes. `row_key` and the derived `id` depend on the file's source and the
-row's position and content alone, so the cut into tasks and blocks changes nothing.
+In: the tasks of `plan.plan_reads`. Out: tables of `schema.READ`; a row that cannot be read or is no record of the
+file's shape carries `error` and nothing else but its position and hashes. `row_key` and the derived `id` depend on the
+file's source and the row's position and content alone, so the cut into tasks and blocks changes nothing.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,13 @@ from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
 from ftlib.data.dialogue import Content
-from ftlib.data.inputs import InputFile, open_file
 from ftlib.data.leftout import LeftOut, num_chars
 from ftlib.data.near_keys import FOLDED_PURPOSE, folded_hash
+from ftlib.data.parquet_rows import read_columns
+from ftlib.data.rawrow import RawRow
 from ftlib.data.rowmap import RowMap
-from ftlib.data.rows import RawRow, ReadTask, iter_rows
-from ftlib.data.shapes import readable_columns, resolve_shape, subject_of, to_content, used_columns
+from ftlib.data.rows import ReadTask, iter_rows
+from ftlib.data.shapes import subject_of, to_content
 from ftlib.data.values import RowError, as_json
 from ftlib.text.keyed import KeyedHash
 
@@ -32,11 +31,9 @@ logger = get_logger(__name__)
 
 SUBJECT_PURPOSE = "subject"
 _KEPT_OF_BROKEN = (s.ROW, s.SOURCE, s.SUBJECT, s.SUBJECT_FOLDED, s.CONTENT_HASH, s.RAW, s.LEFT_OUT)
-_PEEK_ROWS = 64
-_PEEK_LINES = 1000
 _TABLE_BYTES = 16 << 20
-_PLAN_THREADS = 16
-_COMPRESSION_RATIO = 4
+_GROUP_TASKS = 512
+_GROUP_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -80,83 +77,6 @@ def _positions(rows: RowMap, task: ReadTask) -> frozenset[int]:
     return frozenset((found & np.uint64(s.MAX_POSITION)).tolist())
 
 
-def plan_reads(files: Sequence[InputFile], config: InputConfig, key: bytes) -> list[ReadTask]:
-    """Detect each file's shape and cut it into tasks; raises UserError for an unknown shape or when all are empty."""
-    with ThreadPoolExecutor(max_workers=_PLAN_THREADS) as pool:
-        plans = list(pool.map(lambda file: _plan_file(file, config, KeyedHash(key, "content")), files))
-    tasks = [task for plan in plans for task in plan]
-    if not tasks:
-        raise UserError(f"input.paths: no rows in {', '.join(file.source for file in files[:3])}")
-    return tasks
-
-
-def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[ReadTask]:
-    whole = ReadTask(file.path, file.source, file.rank, file.format, file.compression, "", 0, -1, query=file.query)
-    tasks = _row_groups(whole) if file.format == "parquet" else [whole]
-    if not tasks or file.size_bytes == 0:
-        logger.warning("%s: empty", file.source)
-        return []
-    rows, num_seen, num_bytes = _peek(tasks[0], config, hasher)
-    if num_seen == 0:
-        logger.warning("%s: no rows", file.source)
-        return []
-    shape = resolve_shape(file.source, rows, config)
-    columns = {column for row in rows for column in row}
-    if unused := sorted(columns - used_columns(shape, config)):
-        logger.info("%s: columns that are left out: %s", file.source, ", ".join(unused))
-    logger.info("%s: %s, %s", file.source, file.format, shape)
-    if file.format == "parquet":
-        used = readable_columns(shape, config)
-        names = tuple(column for column in tasks[0].columns if column in used)
-        others = tuple(column for column in tasks[0].columns if column not in used)
-        return [
-            replace(task, shape=shape, columns=names, left_columns=others, num_rows_estimate=task.stop - task.start)
-            for task in tasks
-        ]
-    unpacked = file.size_bytes * (_COMPRESSION_RATIO if file.compression else 1)
-    whole = replace(whole, shape=shape, num_rows_estimate=max(num_seen, round(unpacked * num_seen / max(num_bytes, 1))))
-    if file.format != "jsonl" or file.compression or file.size_bytes <= config.chunk_bytes:
-        return [whole]
-    starts = range(0, file.size_bytes, config.chunk_bytes)
-    rows_each = -(-whole.num_rows_estimate // len(starts))
-    return [
-        replace(whole, start=start, stop=min(start + config.chunk_bytes, file.size_bytes), num_rows_estimate=rows_each)
-        for start in starts
-    ]
-
-
-def _row_groups(task: ReadTask) -> list[ReadTask]:
-    import pyarrow.parquet as pq
-
-    try:
-        with open_file(task.path) as file:
-            parquet = pq.ParquetFile(file)
-            sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
-            columns = tuple(parquet.schema_arrow.names)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{task.path}: not a readable Parquet file ({type(error).__name__})") from error
-    starts = itertools.accumulate(sizes, initial=0)
-    return [
-        replace(task, start=start, stop=start + size, row_group=i, columns=columns)
-        for i, (start, size) in enumerate(zip(starts, sizes, strict=False))
-        if size
-    ]
-
-
-def _peek(task: ReadTask, config: InputConfig, hasher: KeyedHash) -> tuple[list[dict[str, Any]], int, int]:
-    """The first readable rows, how many rows were looked at, and their bytes."""
-    rows: list[dict[str, Any]] = []
-    num_seen = num_bytes = 0
-    for row in itertools.islice(iter_rows(task, config.max_record_bytes, hasher), _PEEK_LINES):
-        num_seen += 1
-        num_bytes += len(row.content)
-        if row.values is not None:
-            rows.append(row.values)
-        if len(rows) >= _PEEK_ROWS:
-            break
-    return rows, num_seen, num_bytes
-
-
 def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | None = None) -> Iterator[pa.Table]:
     """Tables of `schema.READ` with the selected rows of one task, in order of position."""
     skip, take = (selection or Selection()).of(task)
@@ -175,17 +95,50 @@ def read_records(task: ReadTask, settings: ReadSettings, selection: Selection | 
 
 def _columns_left(task: ReadTask) -> LeftOut:
     """Counts of Parquet columns that are not read; of a row group that cannot be read the rows say so."""
-    import pyarrow.parquet as pq
-
     left = LeftOut()
     for name in task.left_columns:
         try:
-            with open_file(task.path) as file:
-                table = pq.ParquetFile(file).read_row_group(task.row_group, columns=[name])
+            for batch in read_columns(task.path, task.row_group, [name]):
+                left.add_column(task.source, name, pa.chunked_array([batch.column(0)]))
         except (OSError, pa.ArrowException):
             return LeftOut()
-        left.add_column(task.source, name, table[name])
     return left
+
+
+def group_tasks(tasks: Sequence[ReadTask], rows_per_block: int) -> list[list[ReadTask]]:
+    """Tasks that are read together, in order: small files, of which each alone would cost more than its rows."""
+    groups: list[list[ReadTask]] = []
+    num_rows = num_bytes = 0
+    for task in tasks:
+        num_rows, num_bytes = num_rows + task.num_rows_estimate, num_bytes + task.num_bytes
+        full = num_rows > rows_per_block or num_bytes > _GROUP_BYTES or (groups and len(groups[-1]) >= _GROUP_TASKS)
+        if not groups or full or task.query is not None:
+            groups.append([])
+            num_rows, num_bytes = task.num_rows_estimate, task.num_bytes
+        groups[-1].append(task)
+    return groups
+
+
+def read_group(
+    tasks: Sequence[ReadTask], settings: ReadSettings, selection: Selection | None = None
+) -> Iterator[pa.Table]:
+    """`read_records` of several tasks, the tables of small ones joined. Raises UserError for a file that is gone."""
+    waiting: list[pa.Table] = []
+    num_rows = num_bytes = 0
+    for task in tasks:
+        try:
+            for table in read_records(task, settings, selection):
+                waiting.append(table)
+                num_rows, num_bytes = num_rows + table.num_rows, num_bytes + table.nbytes
+                if num_rows >= settings.rows_per_block or num_bytes >= _TABLE_BYTES:
+                    yield pa.concat_tables(waiting).combine_chunks()
+                    waiting, num_rows, num_bytes = [], 0, 0
+        except FileNotFoundError:
+            raise UserError(
+                f"{task.path}: a worker does not see this file; put it where all nodes do, or at a URI"
+            ) from None
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 class _Builder:

@@ -14,7 +14,8 @@ from ftlib.core.storage import exists, join
 from ftlib.data import schema as s
 from ftlib.data.inputs import InputFile, find_inputs
 from ftlib.data.overlap import NOTHING, Overlap, overlap_of
-from ftlib.data.read import ReadSettings, plan_reads, read_records
+from ftlib.data.plan import plan_reads
+from ftlib.data.read import ReadSettings, read_records
 from ftlib.data.rows import ReadTask
 from ftlib.data.sign import spoken
 from ftlib.registry.manifest import MANIFEST, read_manifest

@@ -42,7 +42,12 @@ _COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE, VERDICT}
 
 def _has(row: Row, *names: str) -> bool:
     """Whether a row has these columns; a column that is null in it counts as absent."""
-    return not any(is_blank(row.get(name)) for name in names)
+    for name in names:
+        value = row.get(name)
+        # Plain text, which almost all columns are, is not looked at any further.
+        if not value if value.__class__ is str else is_blank(value):
+            return False
+    return True
 
 
 _DETECTORS: tuple[tuple[str, Callable[[Row], bool]], ...] = (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftlib.core.errors import UserError
 from ftlib.core.secrets import INPUT_DB_PASSWORD, read_secret
+from ftlib.data.values import canonical_json
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -134,15 +135,11 @@ def database_url(connection: str, password: str | None) -> "URL":
 
 def encode(values: dict[str, Any]) -> bytes:
     """A row's bytes: what its content hash and `quarantine.keep_raw` stand on."""
-    return json.dumps(values, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    return json.dumps(values, ensure_ascii=False, default=canonical_json).encode("utf-8", "surrogatepass")
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, (bytes, memoryview)):
-        return bytes(value).decode("utf-8", "replace")
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return value if isinstance(value, _PLAIN) else canonical_json(value)
 
 
 def _complaint(error: "DBAPIError", password: str | None) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _WHOLE = re.compile(r"(-?)(0|[1-9][0-9]*)\.0+")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _EXACT_FLOAT = float(1 << 63)
 
 
@@ -30,14 +31,15 @@ class RowError(Exception):
 
 def is_null(value: Any) -> bool:
     """Whether a value stands for "nothing given": null or NaN."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, decimal.Decimal) and value.is_nan())
+    if value is None:
+        return True
+    # NaN alone is not what it is itself.
+    return isinstance(value, (float, decimal.Decimal)) and value != value  # noqa: PLR0124
 
 
 def is_blank(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN, or the empty text by which CSV spells null."""
-    return is_null(value) or (isinstance(value, str) and not value)
+    return not value if isinstance(value, str) else is_null(value)
 
 
 def nfc(text: str) -> str:
@@ -74,7 +76,7 @@ def as_key(value: Any, error: str) -> str | None:
         text = as_text(value).strip()
     except RowError:
         raise RowError(error) from None
-    whole = _WHOLE.fullmatch(text)
+    whole = _WHOLE.fullmatch(text) if text.endswith("0") else None
     if whole is None:
         return text
     return whole[2] if whole[2] == "0" else whole[1] + whole[2]
@@ -83,14 +85,14 @@ def as_key(value: Any, error: str) -> str | None:
 def as_json(value: Any) -> str:
     """Return a value as JSON with canonical strings and numbers; raises RowError where it has no JSON form."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(value)
         # Almost every record's metadata is canonical as it stands: the walk is for the others.
         if ".0" not in text and "e+" not in text and (text.isascii() or unicodedata.is_normalized("NFC", text)):
             return text
     except (TypeError, ValueError):
         pass
     try:
-        return json.dumps(canonical_json(value), ensure_ascii=False, allow_nan=False)
+        return _ENCODER.encode(canonical_json(value))
     except (TypeError, ValueError):
         raise RowError("bad_metadata") from None
 

@@ -104,7 +104,7 @@ def decide(path: Path, threshold: float, layout: tuple[int, int, int]) -> tuple[
     from ftlib.data.flow import Flow
     from ftlib.data.inputs import find_inputs
     from ftlib.data.passes import configure_ray_data
-    from ftlib.data.read import plan_reads
+    from ftlib.data.plan import plan_reads
 
     _, rows_per_block, num_partitions = layout
     config = PrepareConfig.model_validate(

@@ -51,7 +51,8 @@ def ftlib_run(path: Path, in_memory: bool = True) -> Run:
     from ftlib.data import passes
     from ftlib.data.flow import Flow
     from ftlib.data.inputs import find_inputs
-    from ftlib.data.read import ReadSettings, plan_reads
+    from ftlib.data.plan import plan_reads
+    from ftlib.data.read import ReadSettings
 
     config = PrepareConfig.model_validate(
         {

@@ -18,7 +18,8 @@ from ftlib.data.erase import erase
 from ftlib.data.inputs import find_inputs
 from ftlib.data.near_keys import folded_key
 from ftlib.data.person import read_person
-from ftlib.data.read import ReadSettings, plan_reads, read_records
+from ftlib.data.plan import plan_reads
+from ftlib.data.read import ReadSettings, read_records
 from tests.prepared_case import KEY, everything_in, hashed, row, write_case
 
 

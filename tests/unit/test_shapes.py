@@ -13,7 +13,8 @@ from ftlib.core.errors import UserError
 from ftlib.data import schema as s
 from ftlib.data.inputs import find_inputs
 from ftlib.data.leftout import UNUSUAL, LeftOut, refuse_left_out
-from ftlib.data.read import ReadSettings, plan_reads, read_records
+from ftlib.data.plan import plan_reads
+from ftlib.data.read import ReadSettings, read_records
 from ftlib.data.records import turns
 from ftlib.data.shapes import resolve_shape, to_content
 from ftlib.data.values import RowError

@@ -9,7 +9,8 @@ from ftlib.config.loader import validate
 from ftlib.config.prepare import InputConfig, PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.data.inputs import find_query
-from ftlib.data.read import ReadSettings, plan_reads, read_records
+from ftlib.data.plan import plan_reads
+from ftlib.data.read import ReadSettings, read_records
 from ftlib.data.sql import Query, has_order, open_query
 
 KEY = b"0123456789abcdef"
