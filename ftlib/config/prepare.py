@@ -231,11 +231,17 @@ class PiiConfig(Config):
         return self
 
 
+_KEEP_VARIANTS = {"threshold": 0.85, "drop_above": 0.99}
+
+
 class DedupConfig(Config):
     """Exact and near duplicates."""
 
     enabled: bool = True
     """Whether duplicates are dropped."""
+
+    preset: Literal["keep_variants"] | None = None
+    """`keep_variants` sets `threshold: 0.85` and `drop_above: 0.99`: of records that are at least .99 similar one is kept, and those from .85 up to that all stay, on one side of the split. For forms, paraphrases and code, where a small difference is the point. It excludes other values of these two keys and `action: weight`."""
 
     policy: Literal["first", "longest", "quality", "most_recent"] = "first"
     """Which record of a cluster is kept: the first of the input, the longest, the one with the least repetition, symbols, boilerplate and damage (`quality`), or the most recent by `recency_field`."""
@@ -263,6 +269,20 @@ class DedupConfig(Config):
 
     scheme: Literal["affine32", "legacy"] = "affine32"
     """datasketch's permutation scheme, written to the manifest; hashes of mixed schemes do not compare."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("preset") != "keep_variants":
+            return values
+        for name, value in _KEEP_VARIANTS.items():
+            if values.get(name) not in (None, value):
+                raise ValueError(
+                    f"preset keep_variants means {name} {value}, but {name} is {values[name]}; leave one of them out"
+                )
+        if values.get("action") == "weight":
+            raise ValueError("preset keep_variants drops copies, but action is weight; leave one of them out")
+        return {**values, **_KEEP_VARIANTS}
 
     @model_validator(mode="after")
     def _consistent(self) -> "DedupConfig":

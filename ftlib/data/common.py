@@ -6,6 +6,7 @@ that are dropped as exact duplicates take no part, so that a record repeated eve
 look at the row keys, and the shingles of the sample once across the network.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftlib.data import schema as s
+from ftlib.data.report import CommonTextFacts
+from ftlib.data.sign import spoken
 from ftlib.runtime.exchange import exchange, map_blocks
-from ftlib.text.keyed import UInt64s, mix64
-from ftlib.text.minhash import Shingles
+from ftlib.text.keyed import KeyedHash, UInt64s, mix64
+from ftlib.text.minhash import Shingles, ngram_hashes
+from ftlib.text.scripts import word_pattern
+from ftlib.text.words import hash_words
 
 MIN_ROWS = 10
 """Records that a source must have before any text of it counts as common."""
@@ -26,6 +31,8 @@ MIN_SHARE = 0.5
 """Share of them that must have a shingle, and more."""
 SAMPLE = 400
 _SALT = np.uint64(0x5851F42D4C957F2D)
+_PASSAGE_CHARS = 200
+_SMALL_FILES = "files of few records"
 _FEW = ""
 """Stands for all sources of fewer than `MIN_ROWS` records."""
 
@@ -133,3 +140,76 @@ def _count(
         )
         for number in np.unique(own).tolist()
     ]
+
+
+def describe_common(
+    processed: Sequence[Any], signatures: Sequence[Any], common: Common, *, key: bytes, ngram: int, shown: bool
+) -> list[CommonTextFacts]:
+    """Name the text that sources share, by a passage of a redacted record.
+
+    Args:
+        processed: references of `PROCESSED` tables.
+        signatures: references of `SIGNATURE` tables of their rows.
+        common: what these share.
+        key: with which the rows were signed.
+        ngram: of the shingles.
+        shown: whether texts may be shown.
+    """
+    import ray
+
+    if not common:
+        return []
+    shared = ray.put(common)
+
+    def count(tables: list[pa.Table]) -> dict[str, tuple[int, int]]:
+        table, known = pa.concat_tables(tables), ray.get(shared)
+        if not table.num_rows:
+            return {}
+        shingles, rows = shingles_of(table), table[s.ROW].to_numpy()
+        names = [known.name(source) for source in table[s.SOURCE].to_pylist()]
+        found: dict[str, tuple[int, int]] = {}
+        for name, values in known.by_source.items():
+            inside = np.add.reduceat(np.isin(shingles.values, values), shingles.offsets[:-1], dtype=np.int64)
+            having = rows[(2 * inside >= len(values)) & (np.array(names) == name)]
+            if len(having):
+                found[name] = len(having), int(having.min())
+        return found
+
+    totals: dict[str, tuple[int, int]] = {}
+    for part in ray.get(map_blocks(signatures, count)):
+        for name, (n, row) in part.items():
+            before = totals.get(name, (0, row))
+            totals[name] = before[0] + n, min(before[1], row)
+    wanted = ray.put({row: name for name, (_, row) in totals.items()})
+
+    def name_text(tables: list[pa.Table]) -> dict[str, str]:
+        table, rows = pa.concat_tables(tables), ray.get(wanted)
+        table = table.filter(pc.is_in(table[s.ROW], pa.array(list(rows), pa.uint64())))
+        known = ray.get(shared)
+        return {
+            rows[record[s.ROW]]: passage("\n".join(spoken(record)), known.by_source[rows[record[s.ROW]]], key, ngram)
+            for record in table.to_pylist()
+        }
+
+    texts: dict[str, str] = {}
+    for named in ray.get(map_blocks(processed, name_text)) if shown else []:
+        texts |= named
+    return [
+        {"source": name or _SMALL_FILES, "num_rows": n, "text": texts.get(name, "")}
+        for name, (n, _) in sorted(totals.items(), key=lambda item: (-item[1][0], item[0]))
+    ]
+
+
+def passage(text: str, values: UInt64s, key: bytes, ngram: int) -> str:
+    """The longest run of a text whose n-grams are among `values` (sorted), shortened."""
+    spans = [match.span() for match in re.finditer(word_pattern(), text)]
+    tokens, bounds = hash_words([text[start:stop] for start, stop in spans], KeyedHash(key, "token"))
+    if len(spans) < ngram or not np.array_equal(bounds, np.arange(len(spans) + 1)):
+        return ""
+    grams = np.isin(ngram_hashes(tokens, ngram), values)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], grams, [False]]).astype(np.int8))).reshape(-1, 2)
+    if not len(edges):
+        return ""
+    start, stop = edges[np.argmax(edges[:, 1] - edges[:, 0])].tolist()
+    found = " ".join(text[spans[start][0] : spans[stop + ngram - 2][1]].split())
+    return found if len(found) <= _PASSAGE_CHARS else found[:_PASSAGE_CHARS] + "…"

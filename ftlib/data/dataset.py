@@ -199,6 +199,8 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         "left_out": outcome.left_out,
         **_mix_facts(config, outcome),  # type: ignore[typeddict-item]
         "warnings": outcome.warnings,
+        "losses": outcome.losses,
+        "common_text": outcome.common_text,
     }
 
 
@@ -220,6 +222,7 @@ def _settings(config: PrepareConfig, ner: str) -> dict[str, str | int | float | 
         "dedup_enabled": config.dedup.enabled,
         "dedup_threshold": config.dedup.threshold,
         "dedup_ngram": config.dedup.ngram,
+        "dedup_preset": config.dedup.preset,
         "dedup_policy": config.dedup.policy,
         "dedup_action": config.dedup.action,
         "dedup_drop_above": config.dedup.drop_above,

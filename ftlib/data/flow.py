@@ -45,16 +45,18 @@ from ftlib.data.blocks import (
     summarise,
     verdicts,
 )
+from ftlib.data.common import describe_common
 from ftlib.data.decontaminate import contaminated, dropped_rows, overlap_with_test
 from ftlib.data.dedup import REVIEW, common_text, find_equal, find_near, follow_keepers
 from ftlib.data.facts import Counts
 from ftlib.data.filter import Marked
 from ftlib.data.leftout import LeftOut, LeftOutFacts, refuse_left_out
+from ftlib.data.losses import find_losses
 from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import store_ids, store_labels
 from ftlib.data.references import References
-from ftlib.data.report import ResidualFacts
+from ftlib.data.report import CommonTextFacts, LossFacts, ResidualFacts
 from ftlib.data.residual import find_residual
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
 from ftlib.data.row_keys import NO_ROWS, row_keys
@@ -97,6 +99,10 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     residual: ResidualFacts | None = None
     """What a second detector still finds in the redacted rows."""
+    losses: list[LossFacts] = field(default_factory=list)
+    """Sources that lost much to one reason."""
+    common_text: list[CommonTextFacts] = field(default_factory=list)
+    """What most records of a source share."""
     left_out: list[LeftOutFacts] = field(default_factory=list)
     """Columns and keys that no record carries on."""
     mix: list[dict[str, Any]] = field(default_factory=list)
@@ -339,7 +345,8 @@ class Flow:
         config = self._config
         decided = store_ids(map_blocks(rows.decided, only_dropped), config.pii, self._key)
         removed = rows.removed
-        links = [*rows.links, *self._links_after_redaction(rows.processed, removed)]
+        after, shared_text = self._links_after_redaction(rows.processed, removed)
+        links = [*rows.links, *after]
         kept = RowMap.cut(rows.processed, self._bounds, lambda tables: split_columns(tables, removed))
         kept = rows.facts.with_split_columns(kept)
         placed, largest = split_rows(kept, links, config.split, config.seed, self._partitions)
@@ -373,6 +380,17 @@ class Flow:
             left_out=self._left_out,
             mix=mixed.facts(counts, by_source, config.mix.weights_by),
             residual=find_residual(rows.processed, kept, config.pii),
+            common_text=shared_text,
+            losses=find_losses(
+                config,
+                self._key,
+                self._tasks,
+                decided=decided,
+                processed=rows.processed,
+                removed=assignment.removed,
+                num_rows=by_source,
+                resources=self._resources,
+            ),
         )
 
     def _decontaminate(self, rows: "_Rows", assignment: Assignment) -> tuple[Assignment, list[Any]]:
@@ -396,14 +414,21 @@ class Flow:
             )
         return Assignment(left, assignment.removed.union(dirty)), dropped_rows(rows.processed, dirty)
 
-    def _links_after_redaction(self, processed: list[StoredBlock], removed: RowMap) -> list[Any]:
-        """Records that are near-duplicates only once they are redacted decide sides as well; references of edges."""
+    def _links_after_redaction(
+        self, processed: list[StoredBlock], removed: RowMap
+    ) -> tuple[list[Any], list[CommonTextFacts]]:
+        """Records that are near-duplicates only once they are redacted decide sides as well.
+
+        Returns references of edges, and the text that most records of a source share.
+        """
         config = self._config
         settings = SignSettings(config.dedup, self._key)
         signatures = map_blocks(processed, lambda tables: sign(kept_table(tables, removed), settings))
         common = common_text(signatures, self._partitions)
         near = find_near(signatures, config.dedup, self._partitions, self._bounds, common=common)
-        return map_blocks(near, links_in)
+        shown = config.pii.profile != "none"
+        described = describe_common(processed, signatures, common, key=self._key, ngram=config.dedup.ngram, shown=shown)
+        return map_blocks(near, links_in), described
 
     @staticmethod
     def _check_account(rows: Fingerprint, placed: Fingerprint) -> None:

@@ -18,6 +18,7 @@ from ftlib.data.leftout import MOST, LeftOutFacts
 
 Severity = Literal["high", "medium", "low", "info"]
 _MUCH_RESIDUAL = 0.1
+_NUM_SHARED = 5
 _SHOWN_NAMES = 20
 PERCENTILES = ("min", "p5", "p25", "p50", "p75", "p95", "p99", "max")
 
@@ -118,6 +119,29 @@ class DuplicateFacts(TypedDict):
     """Jaccard similarity → share of such pairs that the chosen bands find, by the S-curve."""
 
 
+class LossFacts(TypedDict):
+    """Rows that one source lost to one reason, more than a third of them."""
+
+    source: str
+    stage: str
+    reason: str
+    num_rows: int
+    num_in: int
+    """Rows read of the source."""
+    examples: list[str]
+    """Records or pairs of records by place, with redacted text."""
+
+
+class CommonTextFacts(TypedDict):
+    """Text that most records of a source share."""
+
+    source: str
+    num_rows: int
+    """Kept records that have at least half of it."""
+    text: str
+    """A passage of it, redacted; empty where it is not shown."""
+
+
 class LabelFacts(TypedDict):
     """Records of one label among those that were kept."""
 
@@ -185,6 +209,8 @@ class Facts(TypedDict):
     mix: NotRequired[list[MixFacts]]
     replay: NotRequired[dict[str, str | float]]
     warnings: NotRequired[list[str]]
+    losses: NotRequired[list[LossFacts]]
+    common_text: NotRequired[list[CommonTextFacts]]
 
 
 class Summary(TypedDict):
@@ -221,7 +247,7 @@ class Finding(TypedDict):
     count: int
     fix: str
     examples: NotRequired[list[str]]
-    """Places and masks, never a value."""
+    """Places, masks and redacted text, never a value."""
 
 
 class Report(Facts):
@@ -420,9 +446,46 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
                 ],
             }
         )
+    found += [_loss(loss) for loss in facts.get("losses", [])]
+    shared = facts.get("common_text", [])
+    if shared:
+        found.append(
+            {
+                "severity": "info",
+                "title": "Text that most records of a source share was left out when they were compared",
+                "count": sum(item["num_rows"] for item in shared),
+                "fix": "None needed. Put a shared instruction into input.system_prompt to train on it once a record.",
+                "examples": [_shared_text(item) for item in shared[:_NUM_SHARED]],
+            }
+        )
     for warning in facts.get("warnings", []):
         add(True, "medium", warning, 1, "See the message.")
     return sorted_findings(found)
+
+
+_LOSS_FIXES = {
+    "near_duplicate": "If these pairs are different records, raise dedup.threshold, keep variants with "
+    "dedup.preset=keep_variants, or set dedup.enabled=false; if they are copies, nothing is needed.",
+    "exact_duplicate": "The source repeats itself: was it exported more than once?",
+    "in_reference": "These records are in dedup.against: is that the right reference?",
+}
+
+
+def _loss(loss: LossFacts) -> Finding:
+    share, reason = loss["num_rows"] / max(loss["num_in"], 1), loss["reason"]
+    default = f"Look at the examples; if they should be kept, loosen what drops them as {reason} ({loss['stage']}.*)."
+    return {
+        "severity": "high",
+        "title": f"{loss['source']} lost {share:.0%} of its records as {_words(reason)}",
+        "count": loss["num_rows"],
+        "fix": _LOSS_FIXES.get(reason, default),
+        "examples": loss["examples"],
+    }
+
+
+def _shared_text(item: CommonTextFacts) -> str:
+    shown = f": “{item['text']}”" if item["text"] else ""
+    return f"{item['source']}, {item['num_rows']} records{shown}"
 
 
 def sorted_findings(found: Sequence[Finding]) -> list[Finding]:

@@ -58,7 +58,7 @@ def shingle(texts: Sequence[str], ngram: int, hasher: KeyedHash) -> Shingles:
 
 def shingle_words(tokens: UInt64s, bounds: np.ndarray, ngram: int) -> Shingles:
     """Combine hashed words, as `hash_words` gives them, to n-grams."""
-    grams = _polynomial(tokens, ngram)
+    grams = ngram_hashes(tokens, ngram)
     parts: list[UInt64s] = []
     for start, stop in itertools.pairwise(bounds.tolist()):
         if stop - start >= ngram:
@@ -77,7 +77,7 @@ def shingle_words(tokens: UInt64s, bounds: np.ndarray, ngram: int) -> Shingles:
     return Shingles(values[fresh], offsets)
 
 
-def _polynomial(tokens: UInt64s, ngram: int) -> UInt64s:
+def ngram_hashes(tokens: UInt64s, ngram: int) -> UInt64s:
     """Hash of the n-gram that begins at each token; those that reach into the next document are not used."""
     count = max(len(tokens) - ngram + 1, 0)
     total = np.zeros(count, dtype=np.uint64)

@@ -4,8 +4,8 @@ Near-duplicates are found by their words, so that `x > y` and `x < y`, C and C++
 tell such records apart before one is dropped for the other:
 
 - Records with the very same words must also have the same `symbols`. Punctuation, quotes, brackets in prose, bullets,
-  emphasis and rules of dashes are none. Short records must have the same operators, currencies and pictures in any
-  case: one word more or less does not excuse `<` for `>`.
+  emphasis and rules of dashes are none. Short records must not have other operators, currencies and pictures in the
+  same number in any case: one word more or less does not excuse `<` for `>`.
 - Short records that are the same but for numbers must have the same `values`: amounts, measurements and the like, each
   with its sign, currency and unit. Dates, times, years and long numbers are taken for identifiers, which change in
   copies of one text.
@@ -68,6 +68,7 @@ _NUMBER = re.compile(
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{2,4}|\d{1,2}:\d\d(?::\d\d)?")
 _CASED_UNIT = re.compile(r"\d\s?([mM](?:W|Wh|V|A|Hz|J|N|Pa|mol|g|l|eV|b|B|bit|byte|m|s)|[kKGT][bB])(?!\w)")
 _SIGNS = frozenset("-+±<>≤≥~$€£¥₹₩₽. ")
+_LOWEST = np.uint64(255)
 _MAX_BEFORE, _MAX_VALUE_DIGITS = 12, 4
 _MONTH_BEFORE = re.compile(rf"(?:\b{_MONTH}\.?\s|\#)\Z", re.IGNORECASE)
 
@@ -178,7 +179,7 @@ class Meanings:
     values: UInt64s
     """uint64 [num_docs]: of the numbers that `skeletons` leaves out."""
     operators: UInt64s
-    """uint64 [num_docs]: of a short document's operators, currencies and pictures; 0 for a long one."""
+    """uint64 [num_docs]: of a short document's operators, currencies and pictures, their number in the lowest byte."""
 
     @classmethod
     def of(cls, texts: Sequence[str], hasher: KeyedHash) -> "Meanings":
@@ -188,7 +189,7 @@ class Meanings:
             _hashed([symbols(text) for text in texts], hasher),
             _hashed([skeleton for skeleton, _ in pairs], hasher),
             _hashed([values for _, values in pairs], hasher),
-            _hashed([f".{operators(text)}" if len(text) <= MAX_VALUE_CHARS else "" for text in texts], hasher),
+            _counted([operators(text) if len(text) <= MAX_VALUE_CHARS else "" for text in texts], hasher),
         )
 
     @property
@@ -204,10 +205,18 @@ class Meanings:
         """Whether two documents that are alike by their words say different things."""
         if similarity == 1.0 and self.symbols[left] != self.symbols[right]:
             return True
-        if self.operators[left] and self.operators[right] and self.operators[left] != self.operators[right]:
+        other_operators = self.operators[left] != self.operators[right]
+        if other_operators and self.operators[left] & _LOWEST == self.operators[right] & _LOWEST:
             return True
         same_words = self.skeletons[left] != 0 and self.skeletons[left] == self.skeletons[right]
         return bool(same_words and self.values[left] != self.values[right])
+
+
+def _counted(contents: Sequence[str], hasher: KeyedHash) -> UInt64s:
+    """Hashes with the length of each content, at most 255, in the lowest byte."""
+    lengths = np.array([min(len(content), 255) for content in contents], dtype=np.uint64)
+    counted: UInt64s = (_hashed(contents, hasher) & ~_LOWEST) | lengths
+    return counted
 
 
 def _hashed(contents: Sequence[str], hasher: KeyedHash) -> UInt64s:
