@@ -99,8 +99,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     distinct = {text: number for number, text in enumerate(dict.fromkeys(whole))}
     copy = np.array([distinct[text] for text in whole], dtype=np.int64)
     sketcher = _sketcher(settings.key, config.threshold, config.num_permutations, config.ngram, config.scheme)
-    shingles, keys, words = sketcher(list(distinct))
-    meanings = Meanings.of(list(distinct), KeyedHash(settings.key, "symbols"))
+    shingles, keys, words, meanings = sketcher(list(distinct))
     columns = {
         "broken": broken,
         **_hashes(records, parts, KeyedHash(settings.key, "dedup")),
@@ -108,7 +107,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
         OVERLAP: settings.benchmarks.codes(parts, settings.benchmark_ngram, settings.key)
         if len(settings.benchmarks.texts)
         else np.zeros(len(parts), dtype=np.uint8),
-        **dict(zip(MEANINGS, meanings.take(copy).columns, strict=True)),
+        **dict(zip(MEANINGS, meanings[copy].T, strict=True)),
         WORDS: pa.array([sketch.tobytes() for sketch in words[copy]], pa.binary(SKETCH_BYTES)),
         "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, keys.shape[-1])).take(pa.array(copy)),
         "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
@@ -126,19 +125,22 @@ class _Sketches(NamedTuple):
     words: np.ndarray
     """int16 [num_texts, 64]: of `text.counters`."""
 
-    def of(self, number: int) -> tuple[UInt64s, UInt64s, np.ndarray]:
+    meanings: np.ndarray
+    """uint64 [num_texts, 4]: the columns of `text.symbols.Meanings`."""
+
+    def of(self, number: int) -> tuple[UInt64s, UInt64s, np.ndarray, np.ndarray]:
         """Those of one text."""
-        return self.shingles.of(number), self.keys[number], self.words[number]
+        return self.shingles.of(number), self.keys[number], self.words[number], self.meanings[number]
 
 
 class _Sketcher:
     """Sketches of texts. Long texts of the last blocks are remembered: exports repeat whole documents."""
 
     def __init__(self, key: bytes, threshold: float, num_permutations: int, ngram: int, scheme: Scheme) -> None:
-        self._hasher, self._ngram = KeyedHash(key, "token"), ngram
+        self._hasher, self._symbols, self._ngram = KeyedHash(key, "token"), KeyedHash(key, "symbols"), ngram
         self._permutations, self._scheme = num_permutations, scheme
         self._bands = choose_bands(threshold, num_permutations)
-        self._known: dict[str, tuple[UInt64s, UInt64s, np.ndarray]] = {}
+        self._known: dict[str, tuple[UInt64s, UInt64s, np.ndarray, np.ndarray]] = {}
         self._num_chars = 0
 
     def __call__(self, texts: Sequence[str]) -> _Sketches:
@@ -148,10 +150,12 @@ class _Sketcher:
         if len(new) < len(texts):
             fresh = {text: made.of(number) for number, text in enumerate(new)}
             found = [fresh[text] if text in fresh else self._known[text] for text in texts]
-            values, keys, words = zip(*found, strict=True)
+            values, keys, words, meanings = zip(*found, strict=True)
             offsets = np.concatenate([[0], np.cumsum(list(map(len, values)), dtype=np.int64)])
             self._remember(new, made)
-            return _Sketches(Shingles(np.concatenate(values), offsets), np.stack(keys), np.stack(words))
+            return _Sketches(
+                Shingles(np.concatenate(values), offsets), np.stack(keys), np.stack(words), np.stack(meanings)
+            )
         self._remember(new, made)
         return made
 
@@ -160,13 +164,14 @@ class _Sketcher:
         shingles = shingle_words(tokens, bounds, self._ngram)
         keys = band_keys(signatures(shingles, self._permutations, self._scheme), *self._bands)
         short = np.array([len(text) <= MAX_CHARS for text in texts], dtype=bool)
-        return _Sketches(shingles, keys, word_sketches(tokens, bounds, short))
+        meanings = np.stack(Meanings.of(texts, self._symbols).columns, axis=1)
+        return _Sketches(shingles, keys, word_sketches(tokens, bounds, short), meanings)
 
     def _remember(self, texts: Sequence[str], made: _Sketches) -> None:
         for number, text in enumerate(texts):
             if len(text) >= _LONG_CHARS:
-                shingles, keys, words = made.of(number)
-                self._known[text] = shingles.copy(), keys.copy(), words.copy()
+                shingles, keys, words, meanings = made.of(number)
+                self._known[text] = shingles.copy(), keys.copy(), words.copy(), meanings.copy()
                 self._num_chars += len(text)
         while self._num_chars > _REMEMBERED_CHARS:
             oldest = next(iter(self._known))

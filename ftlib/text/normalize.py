@@ -11,12 +11,15 @@ _SPACE = 32
 _FOLDED = bytes(_SPACE if byte < 128 and chr(byte).isspace() else byte for byte in range(256)).lower()
 """ASCII in lower case, its white space as spaces."""
 _GAP = "\0"
-_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_SUPERSCRIPT = re.compile(f"[{_SUPERSCRIPTS}]+")
 
 
 def fold_compatible(text: str) -> str:
     """Unicode NFKC, except that superscript digits keep a sign: 5² is not 52."""
-    return unicodedata.normalize("NFKC", _SUPERSCRIPT.sub(r"^\g<0>", text))
+    if any(digit in text for digit in _SUPERSCRIPTS):
+        text = _SUPERSCRIPT.sub(r"^\g<0>", text)
+    return unicodedata.normalize("NFKC", text)
 
 
 def normalize(text: str) -> str:

@@ -25,15 +25,17 @@ import numpy as np
 from ftlib.text.keyed import KeyedHash, UInt64s
 from ftlib.text.normalize import fold_compatible
 from ftlib.text.scripts import find_words
+from ftlib.text.words import ascii_words
 
 MAX_VALUE_CHARS = 1000
 """Values tell records apart that are no longer than this: a long text with another number is another version of it."""
 
-MAX_SYMBOL_CHARS = 2000
+MAX_SYMBOL_CHARS = 1000
 """Longer texts are told apart by operators and currencies alone: to look at what stands beside them costs time."""
 
 _DASHES = re.compile("[\u2010-\u2015\u2212\ufe58]")
 _BULLETS = re.compile(r"\n[ \t]*(?:[-+*>\u2022\u25a0-\u25ff\u27a2-\u27a4]+[ \t]+)+")
+_RULE_STARTS = tuple(4 * mark for mark in "-=_*#~+.<>|")
 _RULES = re.compile(r"([-=_*#~+.<>|])\1{3,}")
 _ALWAYS = r"+=<>%^&~\\$"
 _OPERATOR = r"-+*/=<>^%&|"
@@ -52,8 +54,8 @@ _BESIDE = rf"""
 """
 """What must stand before and after a symbol's character for it to count."""
 _SOMETIMES = r"#*|/.,:;!@()\[\]\-"
+_BESIDE_OTHERS = dict.fromkeys(map(ord, "*|/.,:;!@()[]-"))
 _ASCII = re.compile(rf"[{_ALWAYS}{_SOMETIMES}](?:{_BESIDE})", re.VERBOSE)
-_ALWAYS_ASCII = re.compile(rf"[{_ALWAYS}]|(?<=\w)#")
 _ANY_CHARACTER_BUT = bytes(byte for byte in range(256) if chr(byte) not in "+=<>%^&~\\$")
 
 _MONTH = r"(?:jan|feb|mar|apr|may|mai|jun|jul|aug|sep|okt|oct|nov|dec|dez)[a-z]*"
@@ -78,21 +80,21 @@ def symbols(text: str) -> str:
     if text.isascii():
         if len(text) > MAX_SYMBOL_CHARS:
             return text.encode().translate(None, _ANY_CHARACTER_BUT).decode()
-        pattern = _ASCII
-    else:
-        text, pattern = _DASHES.sub("-", fold_compatible(text)), _any()
-        if len(text) > MAX_SYMBOL_CHARS:
-            return "".join(_any_always().findall(text))
-    bare = _RULES.sub("", _BULLETS.sub("\n", "\n" + text))
-    return "".join(pattern.findall(bare))
+        return "".join(_ASCII.findall(_without_layout(text)))
+    if len(text) > MAX_SYMBOL_CHARS:
+        return "".join(_any_always().findall(text))
+    return "".join(_any().findall(_without_layout(_DASHES.sub("-", fold_compatible(text)))))
 
 
-def operators(text: str) -> str:
-    """The symbols of a text that carry meaning wherever they stand, in order."""
-    if text.isascii():
-        return "".join(_ALWAYS_ASCII.findall(_RULES.sub("", _BULLETS.sub("\n", "\n" + text))))
-    bare = _DASHES.sub("-", fold_compatible(text))
-    return "".join(_any_always().findall(_RULES.sub("", _BULLETS.sub("\n", "\n" + bare))))
+def _without_layout(text: str) -> str:
+    """A text without bullets, quoting and rules."""
+    text = _BULLETS.sub("\n", "\n" + text)
+    return _RULES.sub("", text) if any(rule in text for rule in _RULE_STARTS) else text
+
+
+def operators(found: str) -> str:
+    """Those of a text's `symbols` that carry meaning wherever they stand: operators, currencies and pictures."""
+    return found.translate(_BESIDE_OTHERS)
 
 
 @functools.cache
@@ -121,7 +123,7 @@ def _any() -> re.Pattern[str]:
 
 @functools.cache
 def _any_always() -> re.Pattern[str]:
-    return re.compile(rf"[{_ALWAYS}{_signs_of_all_scripts()}]|(?<=\w)#")
+    return re.compile(rf"[{_ALWAYS}{_signs_of_all_scripts()}]")
 
 
 def cased_units(text: str) -> str:
@@ -149,7 +151,9 @@ def skeleton_and_values(text: str) -> tuple[str, str]:
         end = match.end()
     if not values:
         return "", ""
-    return " ".join(find_words("".join([*parts, text[end:]]).lower())), "\n".join(values)
+    bare = "".join([*parts, text[end:]])
+    words = ascii_words(bare) if bare.isascii() else find_words(bare.lower())
+    return " ".join(words), "\n".join(values)
 
 
 def _value(before: str, match: re.Match[str]) -> str | None:
@@ -184,12 +188,16 @@ class Meanings:
     @classmethod
     def of(cls, texts: Sequence[str], hasher: KeyedHash) -> "Meanings":
         """Hash the symbols and values of texts."""
+        signs = [symbols(text) for text in texts]
         pairs = [skeleton_and_values(text) for text in texts]
+        short = [
+            operators(found) if len(text) <= MAX_VALUE_CHARS else "" for text, found in zip(texts, signs, strict=True)
+        ]
         return cls(
-            _hashed([symbols(text) for text in texts], hasher),
+            _hashed(signs, hasher),
             _hashed([skeleton for skeleton, _ in pairs], hasher),
             _hashed([values for _, values in pairs], hasher),
-            _counted([operators(text) if len(text) <= MAX_VALUE_CHARS else "" for text in texts], hasher),
+            _counted(short, hasher),
         )
 
     @property
@@ -221,6 +229,7 @@ def _counted(contents: Sequence[str], hasher: KeyedHash) -> UInt64s:
 
 def _hashed(contents: Sequence[str], hasher: KeyedHash) -> UInt64s:
     encoded = [content.encode("utf-8", "surrogatepass") for content in contents]
-    found = hasher.uint64s(encoded)
-    found[[not content for content in encoded]] = 0
+    given = [content for content in encoded if content]
+    found = np.zeros(len(encoded), dtype=np.uint64)
+    found[[bool(content) for content in encoded]] = hasher.uint64s(given)
     return found

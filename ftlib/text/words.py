@@ -21,12 +21,18 @@ _GAP = b"\0"
 _END = "\x01"
 _LETTERS = bytes(byte if byte >= 128 or _WORD.match(chr(byte)) else 0 for byte in range(256)).lower()
 """Byte of UTF-8 → itself in lower case, or 0 for ASCII that is no part of a word."""
+_SPACED = _LETTERS.replace(_GAP, b" ")
 
 
 def words(text: str) -> list[str]:
     """Words of the normalised text; what stands between white space where there is no letter or digit."""
     normal = normalize(text)
     return find_words(normal) or normal.split()
+
+
+def ascii_words(text: str) -> list[str]:
+    """The words of a text in ASCII, in lower case, without a regular expression."""
+    return text.encode().translate(_SPACED).decode().split()
 
 
 def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.ndarray]:
