@@ -271,3 +271,20 @@ def test_a_language_column_is_kept_with_the_metadata():
     content = to_content({"text": "a", "language": "de", "metadata": {"n": 1}}, "text", config)
     assert content.metadata == {"language": "de", "n": 1}
     assert to_content({"text": "a"}, "text", config).metadata == {}
+
+
+def test_a_union_covers_all_that_each_of_its_engines_finds(classifier, tmp_path):
+    """Whatever is in a text: a second engine never takes away from what the first one finds."""
+    places = str(train_classifier(tmp_path / "places", {"Anna": "B-GPE", "knitting": "B-ORG", "wrote": "B-PER"}))
+    engines = [NerEngineConfig(engine="transformers", model=name) for name in (classifier, places)]
+    chosen = (engines[:1], engines[1:], engines)
+    analyzers = [PiiAnalyzer(PiiConfig(ner_engine="none", ner_engines=some)) for some in chosen]
+    choose = random.Random(3)
+    words = ["he", "wrote", "to", ",", ".", "Anna", "Wolperdinger", "80849", "knitting", "a@b.org", "2024-01-31"]
+    texts = [" ".join(choose.choices(words, k=choose.randint(1, 30))) for _ in range(30)]
+    first, second, union = (
+        [{i for item in items for i in range(item.start, item.end)} for items in analyzer.analyze(texts)]
+        for analyzer in analyzers
+    )
+    assert all(one | other <= both for one, other, both in zip(first, second, union, strict=True))
+    assert any(one - other for one, other in zip(first, second, strict=True))
