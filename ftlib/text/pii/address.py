@@ -54,7 +54,7 @@ _JOINED = (
 )
 _CUES = (
     r"(?:(?:mailing|billing|shipping|home|postal|street|new|current|delivery|business|office|residential|permanent|"
-    r"his|her|my|our|their|[\w’']+s)\s)?"
+    r"his|her|my|our|their|[\w’']{1,40}s)\s)?"
     r"address(?:es)?(?:['\"]?\s?(?::|=|\bis\b|\bas\b|\bto\b|\bwas\b|\bat\b|\bfrom\b|\bwith\b|\bhas\schanged\sto\b)"
     r"(?:\sthe\ssame:)?\s*['\"]?|,?\s*\n+\s*)|"
     r"\b(?:liv(?:e|es|ed|ing)|resid(?:e|es|ed|ing)|locat(?:ed|ion\sis)|stay(?:ing)?|mov(?:e|ed|ing))\s(?:at|to|on|"
@@ -66,8 +66,9 @@ _CUES = (
 )
 _UP = f"[{ANY_UP}]"
 _REST = f"0-9_{ALPHABETIC}.'-"
-_WORD = rf"[{ALPHABETIC}][{_REST}]*"
-_CAP_WORD = rf"{_UP}[{_REST}]*"
+# Words are bounded: an address has none of hundreds of letters, and a hostile one would take quadratic time.
+_WORD = rf"[{ALPHABETIC}][{_REST}]{{0,40}}"
+_CAP_WORD = rf"{_UP}[{_REST}]{{0,40}}"
 _NUMBER = r"(?:\d{1,6}[A-Za-z]?(?:[-/]\d{1,5}[A-Za-z]?)?)"
 _UNIT = (
     r"(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|block|lot|trailer|dept|penthouse|ph|apto|"
@@ -101,8 +102,8 @@ def _cores(flags: int, word: str) -> list[tuple[re.Pattern[str], float]]:
     )
     numbered_first = rf"(?<![\w.$-]){_NUMBER},?\s+(?i:{_FIRST_TYPES})\s+(?:{stop}{word}(?:\s+|$)){{1,4}}"
     joined = (
-        rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[{ALPHABETIC}][{_REST}]*(?i:{_JOINED})\s+{_NUMBER}(?!\w)|"
-        rf"(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[{ALPHABETIC}][{_REST}]+(?i:{_JOINED})(?!\w)(?:\s+\d{{1,4}}(?!\w))?"
+        rf"(?:(?<![\w.$-]){_NUMBER}\s+)?(?:{stop}{word}\s+){{0,2}}[{ALPHABETIC}][{_REST}]{{0,40}}(?i:{_JOINED})\s+{_NUMBER}(?!\w)|"
+        rf"(?<![\w.$-]){_NUMBER}\s+(?:{stop}{word}\s+){{0,2}}[{ALPHABETIC}][{_REST}]{{1,40}}(?i:{_JOINED})(?!\w)(?:\s+\d{{1,4}}(?!\w))?"
     )
     box = r"(?i:\bp\.?\s?o\.?\s?box\s+\d{1,8}(?!\w)|\bpost\soffice\sbox\s+\d{1,8}(?!\w))"
     military = r"(?i:\b(?:PSC|Unit|CMR)\s\d{1,5},?\s(?:Box|Bx)\s\d{1,5}(?!\w))"

@@ -42,8 +42,8 @@ _NAME_KEY = (
     r"(?:(?!(?:file|folder|class|host|tag|branch|user|product|brand|generic|drug|server|device|table|column|field|key|"
     r"event|project|package|module|function|method|variable|domain|service|company|image|cluster|group|role|plan|"
     r"display|screen|type|template|model|font|color|colour|job|path|test|database|db|app|application)[ _-])"
-    r"\w+[ _-]|(?:first|last|given|family|middle|maiden|sur|fore|full|legal|contact|customer|patient|client|employee|"
-    r"member|guardian|applicant|holder|owner|author|agent|sender|recipient|payee|payer|beneficiary|caller|guest|"
+    r"\w{1,30}[ _-]|(?:first|last|given|family|middle|maiden|sur|fore|full|legal|contact|customer|patient|client|"
+    r"employee|member|guardian|applicant|holder|owner|author|agent|sender|recipient|payee|payer|beneficiary|caller|guest|"
     r"student|teacher|doctor|passenger|driver|spouse|parent|child|manager|assignee))?name"
 )
 _NOT_NAMES = (
@@ -72,8 +72,12 @@ _LEGAL_FORM = (
     r"Technologies|Labs?|Bank|University|College|Hospital|Clinic|Institute|Foundation|Insurance|Pharmacy|Consulting|"
     r"Ventures|Capital|Logistics|Motors|Airlines|Pharmaceuticals|Laborator(?:y|ies))"
 )
-_COMPANY = rf"(?<![\w.@])(?:{_UP}[\w&'’-]*(?:\.[\w&]+)*[ ,]{{1,2}}(?:(?:and|&|of)[ ])?){{1,4}}{_LEGAL_FORM}\b\.?"
-_LOWER_COMPANY = r"\b(?P<v>(?:[a-z][\w&'’-]*,?[ ]){1,3}(?:inc|ltd|llc|llp|corp|gmbh|plc|pty)\b\.?)"
+_COMPANY = (
+    rf"(?<![\w.@])(?:{_UP}[\w&'’-]{{0,40}}(?:\.[\w&]+)*[ ,]{{1,2}}"
+    r"(?:(?:and|&|of)[ ])?"
+    rf"){{1,4}}{_LEGAL_FORM}\b\.?"
+)
+_LOWER_COMPANY = r"\b(?P<v>(?:[a-z][\w&'’-]{0,40},?[ ]){1,3}(?:inc|ltd|llc|llp|corp|gmbh|plc|pty)\b\.?)"
 _EMPLOYER = (
     r"(?i:\b(?:works?|working|worked|employed|interned?)[ ](?:at|for|by)|"
     r"\b(?:job|position|role|engineer|developer|manager|analyst|director|"
@@ -84,11 +88,11 @@ _EMPLOYER = (
     r"|\b(?:employer|company|firm|organi[sz]ation|vendor)(?:[ ]name)?[ ]?[:=]|\b(?:assistant|agent|bot)[ ]for)"
     rf"[ ][\"']?(?P<v>(?!(?:The|My|Our|A|An|This|Least|Home|Work|Once|Night|Day|Us|Me|You|Monday|Tuesday|Wednesday|"
     rf"Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|"
-    rf"December)\b){_UP}[\w&'’-]*(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]*){{0,3}})"
+    rf"December)\b){_UP}[\w&'’-]{{0,40}}(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]{{0,40}}){{0,3}})"
 )
 _OFFICE = (
-    rf"\b[Tt]he[ ](?P<v>{_NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]*(?:[ ]"
-    rf"(?:(?:of|and|&)[ ])?[\w&'’-]+){{0,4}}?)[ ](?:head)?(?:office|headquarters|branch|store)\b"
+    rf"\b[Tt]he[ ](?P<v>{_NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]{{0,40}}"
+    rf"(?:[ ](?:(?:of|and|&)[ ])?[\w&'’-]+){{0,4}}?)[ ](?:head)?(?:office|headquarters|branch|store)\b"
 )
 _WHEREABOUTS = (
     r"(?i:\b(?:liv(?:e|es|ed|ing)[ ](?:in|near)|moved(?:[ ]\w+)?[ ](?:from|to)|grew[ ]up[ ]in|raised[ ]in|born[ ]"
