@@ -27,6 +27,17 @@ Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 PiiEntity = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
+def _phone_region(code: str) -> str:
+    """A country code in capitals; ValueError for one whose numbers are not known."""
+    from phonenumbers import SUPPORTED_REGIONS  # a third of a second, for configurations that name regions
+
+    known = code.strip().upper()
+    if known not in SUPPORTED_REGIONS:
+        hint = "did you mean GB?" if known == "UK" else "take the two letters of ISO 3166, for example US, GB or DE"
+        raise ValueError(f"{code} is no country whose telephone numbers are known: {hint}")
+    return known
+
+
 _NO_FILE_ENCODINGS = {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
 
 
@@ -172,6 +183,9 @@ class PiiConfig(Config):
 
     language: str = "en"
     """ISO 639-1 language of the texts; with `pii.models`, of those whose language is not known."""
+
+    regions: list[Annotated[str, AfterValidator(_phone_region)]] = ["US", "GB"]
+    """Countries (ISO 3166, for example `[US, IN]`) whose national telephone numbers are looked for in every text; a record in another language than English adds its own (German: DE, AT, CH). Numbers with `+` and a country code are found anyway. Each region costs another scan of texts with many digits."""
 
     ner_engine: Literal["spacy", "gliner", "transformers", "none"] = "spacy"
     """What finds names and places: a spaCy pipeline, a GLiNER model, a Hugging Face token classifier, or nothing."""

@@ -40,10 +40,10 @@ from ftlib.text.pii.windows import find_names
 _MIN_ECHO_CHARS = 3
 
 
-def build_recognizers(language: str = "en") -> list[LocalRecognizer]:
+def build_recognizers(language: str = "en", regions: Sequence[str] = ("US", "GB")) -> list[LocalRecognizer]:
     """All of this package's Presidio recognizers; they also work in Presidio's own `AnalyzerEngine`."""
     return [
-        *contact_recognizers(language),
+        *contact_recognizers(language, regions),
         *number_recognizers(language),
         *proven_recognizers(language),
         *national_recognizers(language),
@@ -64,7 +64,7 @@ class PiiAnalyzer:
     def __init__(self, config: PiiConfig) -> None:
         self._config = config
         self._entities = profile_entities(config)
-        recognizers = build_recognizers(config.language) if self._entities else []
+        recognizers = build_recognizers(config.language, config.regions) if self._entities else []
         own = _own_rules(config)
         if own:
             recognizers.append(RuleRecognizer("ConfiguredRecognizer", own, config.language))
@@ -123,10 +123,10 @@ class PiiAnalyzer:
             copies = [fold(text) for text in distinct]
             named = find_names(partial(self._ner.find, language=language), [copy.prose for copy in copies])
             for text, copy, names in zip(distinct, copies, named, strict=True):
-                found[text, language] = _placed(copy, self._combine(copy.text, names))
+                found[text, language] = _placed(copy, self._combine(copy.text, names, language))
         return [list(found.get(key, [])) for key in keys]
 
-    def _combine(self, text: str, named: Iterable[Finding]) -> list[Finding]:
+    def _combine(self, text: str, named: Iterable[Finding], language: str) -> list[Finding]:
         candidates = [
             finding
             for finding in named
@@ -135,12 +135,12 @@ class PiiAnalyzer:
         for recognizer in self._recognizers:
             for item in recognizer.analyze(text, recognizer.supported_entities):
                 candidates.append(Finding(item.start, item.end, item.entity_type, item.score))
-        candidates.extend(self._matches(text, candidates))
+        candidates.extend(self._matches(text, candidates, language))
         kept = [finding for finding in candidates if self._keep(text, finding)]
         further = [*_echoes(text, kept), *(_enumerated(text, kept) if "PERSON" in self._entities else ())]
         return merge_findings([*kept, *(finding for finding in further if self._keep(text, finding))])
 
-    def _matches(self, text: str, named: Sequence[Finding]) -> list[Finding]:
+    def _matches(self, text: str, named: Sequence[Finding], language: str) -> list[Finding]:
         """What the expressions find that the text can match at all."""
         asked: dict[ExpressionRecognizer, list[int]] = {}
         for place in self._prefilter.candidates(text):
@@ -153,7 +153,7 @@ class PiiAnalyzer:
                 patterns = [recognizer.expressions[number][1] for number in numbers]
                 if not _any_uncovered(text, patterns, [*named, *found]):
                     continue
-            found.extend(recognizer.find(text, numbers))
+            found.extend(recognizer.reading(language).find(text, numbers))
         return found
 
     def _keep(self, text: str, finding: Finding) -> bool:

@@ -2,12 +2,12 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
-from ftlib.text.pii.finding import Finding
 from ftlib.text.pii.letters import LATIN, WORD
-from ftlib.text.pii.presidio import LocalRecognizer, predefined_recognizers
-from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer, compile_rule, digits_between, num_digits
+from ftlib.text.pii.phones import PhoneLibraryRecognizer
+from ftlib.text.pii.presidio import LocalRecognizer
+from ftlib.text.pii.rules import Rule, RuleRecognizer, compile_rule, digits_between, num_digits
 
 _GENERIC_TLD = "com|org|net|edu|gov|mil|int|info|biz|app|dev|io|co|cloud|online|shop|site|tech|health|law|bank"
 _URL_REST = (
@@ -107,40 +107,10 @@ def _phone_rules() -> list[Rule]:
     ]
 
 
-class PhoneLibraryRecognizer(ExpressionRecognizer):
-    """Presidio's phone recognizer, which is its slowest, run only where a run of seven digits stands uncovered.
-
-    Regions are few: each one is another scan of the text, and numbers written internationally need none.
-    """
-
-    only_uncovered = True
-
-    def __init__(self, language: str = "en", regions: tuple[str, ...] = ("US", "GB")) -> None:
-        self._inner = predefined_recognizers.PhoneRecognizer(
-            supported_regions=regions, leniency=1, supported_language=language
-        )
-        # No number of its own begins within a word.
-        seven_digits = re.compile(r"(?<![A-Za-z\d])\d(?:[\s().\-/]{0,3}\d){6}")
-        super().__init__("PhoneLibraryRecognizer", [("PHONE_NUMBER", seven_digits)], language)
-
-    def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
-        """Numbers that the phonenumbers library holds valid in one of the regions."""
-        if not any(self.expressions[number][1].search(text) for number in numbers):
-            return
-        for item in self._inner.analyze(text, ["PHONE_NUMBER"]):
-            if not _looks_like_other_number(text[item.start : item.end]):
-                yield Finding(item.start, item.end, "PHONE_NUMBER", item.score)
-
-
-def _looks_like_other_number(value: str) -> bool:
-    """Dates, years and decimals that the phonenumbers library takes for short numbers."""
-    return num_digits(value) < 7 or bool(re.fullmatch(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d+\.\d+", value))
-
-
-def contact_recognizers(language: str) -> list[LocalRecognizer]:
-    """E-mail, URL, IP, MAC and telephone."""
+def contact_recognizers(language: str, regions: Sequence[str]) -> list[LocalRecognizer]:
+    """E-mail, URL, IP, MAC and telephone; `regions`: countries whose national numbers are looked for in every text."""
     return [
         RuleRecognizer("NetworkAddressRecognizer", _network_rules(), language),
         RuleRecognizer("PhoneFormatRecognizer", _phone_rules(), language),
-        PhoneLibraryRecognizer(language),
+        PhoneLibraryRecognizer(language, regions),
     ]

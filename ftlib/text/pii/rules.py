@@ -35,6 +35,10 @@ class ExpressionRecognizer(LocalRecognizer):  # type: ignore[misc]
     def load(self) -> None:
         """Nothing to load."""
 
+    def reading(self, language: str) -> "ExpressionRecognizer":
+        """What finds values in texts of a language; itself, where all texts are the same to it."""
+        return self
+
     @abstractmethod
     def find(self, text: str, numbers: Iterable[int]) -> Iterator[Finding]:
         """What the expressions with these numbers find; the others are known not to match."""
