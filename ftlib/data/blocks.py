@@ -71,14 +71,15 @@ class RowCounts:
     sample: UInt64s
     """One row key in `ROWS_PER_SAMPLE`: ranges are cut by it."""
     by_source: Counter[str]
-    num_broken: int
+    broken_by_source: Counter[str]
+    """Rows that are no records."""
 
     def __add__(self, other: "RowCounts") -> "RowCounts":
         return RowCounts(
             self.rows + other.rows,
             np.concatenate([self.sample, other.sample]),
             self.by_source + other.by_source,
-            self.num_broken + other.num_broken,
+            self.broken_by_source + other.broken_by_source,
         )
 
 
@@ -86,8 +87,9 @@ def count_rows(tables: list[pa.Table]) -> RowCounts:
     """Of `sign.SIGNATURE` tables."""
     table = pa.concat_tables(tables)
     rows = row_keys(table)
-    broken = int(pc.sum(table["broken"]).as_py() or 0)
-    return RowCounts(Fingerprint.of(rows), rows[::ROWS_PER_SAMPLE], Counter(table[s.SOURCE].to_pylist()), broken)
+    broken = table.filter(table["broken"])
+    sources, of_broken = (Counter(part[s.SOURCE].to_pylist()) for part in (table, broken))
+    return RowCounts(Fingerprint.of(rows), rows[::ROWS_PER_SAMPLE], sources, of_broken)
 
 
 def count_left_out(tables: list[pa.Table]) -> LeftOut:

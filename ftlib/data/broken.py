@@ -1,13 +1,32 @@
 """Why rows are no records: reasons with their counts, and where the first row of each lies."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import pyarrow as pa
 
 from ftlib.data import schema as s
 
 _MAX_NAMED = 8
+MOST = 0.5
+"""Share of a source's rows: where more are no records, the source is named in log and report."""
+
+
+class BrokenFacts(TypedDict):
+    """A source of whose rows more than half are no records."""
+
+    source: str
+    num_rows: int
+    """Rows read of it."""
+    num_broken: int
+    reasons: list[str]
+    """Error classes with their rows and the first position of each."""
+
+
+def mostly_broken(broken: Mapping[str, int], num_rows: Mapping[str, int]) -> list[str]:
+    """Sources of whose rows more than `MOST` are broken, sorted."""
+    return sorted(source for source, n in broken.items() if n > MOST * num_rows[source])
 
 
 @dataclass
@@ -52,3 +71,9 @@ class BrokenRows:
         ]
         more = len(ordered) - len(listed)
         return ", ".join(listed) + (f" and {more} more reasons" if more else "")
+
+    def reasons_of(self, source: str) -> list[str]:
+        """The reasons of one source, the most frequent first, each with its rows and the position of the first."""
+        found = [(error, n) for (error, name), n in self.counts.items() if name == source]
+        found.sort(key=lambda item: (-item[1], item[0]))
+        return [f"{error}: {n} rows, the first at {self.first[error, source]}" for error, n in found]

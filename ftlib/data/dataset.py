@@ -197,6 +197,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         "splits": split_facts(counts),
         "residual": outcome.residual,
         "left_out": outcome.left_out,
+        "broken": outcome.broken,
         **_mix_facts(config, outcome),  # type: ignore[typeddict-item]
         "warnings": outcome.warnings,
         "losses": outcome.losses,

@@ -24,6 +24,7 @@ from ftlib.data import passes
 from ftlib.data import schema as s
 from ftlib.data.blocks import (
     Decided,
+    RowCounts,
     cluster_sizes,
     collect,
     conflict_groups,
@@ -45,6 +46,7 @@ from ftlib.data.blocks import (
     summarise,
     verdicts,
 )
+from ftlib.data.broken import BrokenFacts, mostly_broken
 from ftlib.data.common import describe_common
 from ftlib.data.decontaminate import contaminated, dropped_rows, overlap_with_test
 from ftlib.data.dedup import REVIEW, common_text, find_equal, find_near, follow_keepers
@@ -75,6 +77,7 @@ from ftlib.text.minhash import choose_bands, expected_recall
 logger = get_logger(__name__)
 
 _LARGE_GROUP = 0.2
+_NUM_LOGGED = 20
 _ROWS_PER_PARTITION = 20_000  # fewer are not worth a task
 _MAX_ROWS_PER_PARTITION = 500_000  # signatures of more, about 400 MB, are too much for one
 
@@ -105,6 +108,8 @@ class Outcome:
     """What most records of a source share."""
     left_out: list[LeftOutFacts] = field(default_factory=list)
     """Columns and keys that no record carries on."""
+    broken: list[BrokenFacts] = field(default_factory=list)
+    """Sources that are mostly no records."""
     mix: list[dict[str, Any]] = field(default_factory=list)
     """Rows and weights of train by label or source, where they are weighted."""
 
@@ -131,6 +136,7 @@ class Flow:
         self._answers = answers
         self._decisions: dict[int, Decision] = {}
         self._left_out: list[LeftOutFacts] = []
+        self._broken: list[BrokenFacts] = []
         cluster = cluster_resources()
         shared = passes.share_cpus(cluster.get("CPU", 1.0), config.execution.num_workers)
         self._resources = passes.share_gpus(shared, cluster.get("GPU", 0.0), config.pii)
@@ -231,7 +237,8 @@ class Flow:
             raise UserError("no rows were read; were the inputs emptied meanwhile?")
         found = sum(counted[1:], counted[0])
         num_rows = found.rows.num_rows
-        self._check_broken(found.num_broken, num_rows, read=True)
+        self._check_broken(found.broken_by_source.total(), num_rows, read=True)
+        self._broken = self._mostly_broken(found)
         self._left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
         if self._config.input.strict:
             refuse_left_out(self._left_out)
@@ -239,6 +246,31 @@ class Flow:
         self._partitions = min(wanted, 1 + num_rows // _ROWS_PER_PARTITION)
         self._bounds = choose_bounds(found.sample, min(self._partitions, 1 + num_rows // ROWS_PER_SAMPLE))
         return blocks, found.rows, dict(sorted(found.by_source.items()))
+
+    def _mostly_broken(self, counts: RowCounts) -> list[BrokenFacts]:
+        """Why most rows of some sources are no records, which few broken rows in all would hide."""
+        sources = mostly_broken(counts.broken_by_source, counts.by_source)
+        if not sources:
+            return []
+        tasks = [task for task in self._tasks if task.source in set(sources)]
+        found = passes.broken_rows(tasks, self._reader(), self._resources)
+        facts: list[BrokenFacts] = [
+            {
+                "source": source,
+                "num_rows": counts.by_source[source],
+                "num_broken": counts.broken_by_source[source],
+                "reasons": found.reasons_of(source),
+            }
+            for source in sources
+        ]
+        for item in facts[:_NUM_LOGGED]:
+            logger.warning(
+                "%s: %d of %d rows are no records and go to quarantine: %s",
+                item["source"], item["num_broken"], item["num_rows"], "; ".join(item["reasons"]),
+            )  # fmt: skip
+        if len(facts) > _NUM_LOGGED:
+            logger.warning("%d more files like these; the report names them", len(facts) - _NUM_LOGGED)
+        return facts
 
     def _estimate(self) -> int:
         """About how many rows there are, from the first rows of each file."""
@@ -378,6 +410,7 @@ class Flow:
             conflict_groups=groups[1],
             warnings=[*warnings, *mixed.warnings],
             left_out=self._left_out,
+            broken=self._broken,
             mix=mixed.facts(counts, by_source, config.mix.weights_by),
             residual=find_residual(rows.processed, kept, config.pii),
             common_text=shared_text,

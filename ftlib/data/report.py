@@ -14,6 +14,7 @@ import numpy as np
 
 from ftlib.core.page import visible
 from ftlib.core.storage import join, write_json, write_text
+from ftlib.data.broken import BrokenFacts
 from ftlib.data.leftout import MOST, LeftOutFacts
 
 Severity = Literal["high", "medium", "low", "info"]
@@ -206,6 +207,8 @@ class Facts(TypedDict):
     """None or absent: not scanned again."""
     left_out: NotRequired[list[LeftOutFacts]]
     """Columns and keys of the inputs that no record carries on."""
+    broken: NotRequired[list[BrokenFacts]]
+    """Sources of whose rows more than half are no records."""
     mix: NotRequired[list[MixFacts]]
     replay: NotRequired[dict[str, str | float]]
     warnings: NotRequired[list[str]]
@@ -430,6 +433,7 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
             "Look at records of these types; cover what is personal with pii.patterns or pii.deny_list, "
             "and set pii.max_residual to gate the job.",
         )
+    found += [_broken(item) for item in facts.get("broken", [])]
     for source in {row["source"]: None for row in facts.get("left_out", [])}:
         rows = [row for row in facts.get("left_out", []) if row["source"] == source]
         share = sum(row["share_of_text"] for row in rows)
@@ -469,6 +473,17 @@ _LOSS_FIXES = {
     "exact_duplicate": "The source repeats itself: was it exported more than once?",
     "in_reference": "These records are in dedup.against: is that the right reference?",
 }
+
+
+def _broken(item: BrokenFacts) -> Finding:
+    share = "all" if item["num_broken"] == item["num_rows"] else f"{item['num_broken'] / item['num_rows']:.0%} of"
+    return {
+        "severity": "high",
+        "title": f"{item['source']}: {share} its rows are no records and went to quarantine",
+        "count": item["num_broken"],
+        "fix": "Look at these places of the file: is input.shape, input.template or the file's encoding right?",
+        "examples": item["reasons"][:_SHOWN_NAMES],
+    }
 
 
 def _loss(loss: LossFacts) -> Finding:

@@ -8,6 +8,7 @@ from ftlib.config.loader import validate
 from ftlib.config.prepare import DedupConfig, PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.data import schema as s
+from ftlib.data.broken import BrokenRows, mostly_broken
 from ftlib.data.common import passage
 from ftlib.data.losses import NUM_EXAMPLES, Lost, _example, first_difference, lost_rows
 from ftlib.data.report import _loss, _shared_text
@@ -89,3 +90,19 @@ def test_keep_variants_excludes_other_values(other):
     values = {"input": {"paths": ["x"]}, "output": {"path": "y"}, "dedup": {"preset": "keep_variants", **other}}
     with pytest.raises(UserError, match="keep_variants"):
         validate(PrepareConfig, values)
+
+
+def test_reasons_of_broken_rows_add_up_by_source_with_the_first_place_of_each():
+    def read(source, *errors):
+        rows = [(7 << s.ROW_POSITION_BITS) | position for position, _ in errors]
+        table = pa.table({s.ROW: pa.array(rows, pa.uint64()), s.ERROR: pa.array([e for _, e in errors], pa.string()),
+                          s.SOURCE: [source] * len(errors)})  # fmt: skip
+        found = BrokenRows()
+        found.add(table)
+        return found
+
+    parts = [read("a", (90, "bad_json"), (95, None), (99, "null_text")), read("a", (10, "bad_json")),
+             read("b", (0, "null_text"))]  # fmt: skip
+    expected = ["bad_json: 2 rows, the first at 10", "null_text: 1 rows, the first at 99"]
+    assert BrokenRows.merge(parts).reasons_of("a") == BrokenRows.merge(parts[::-1]).reasons_of("a") == expected
+    assert mostly_broken({"a": 3, "b": 1, "c": 2}, {"a": 4, "b": 1, "c": 4, "d": 9}) == ["a", "b"]

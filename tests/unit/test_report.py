@@ -99,3 +99,14 @@ def test_an_empty_dataset_still_has_a_page(tmp_path):
     facts["duplicates"] = {"num_exact": 0, "num_near": 0, "cluster_sizes": {}}
     write_report(tmp_path, build_report(facts))
     assert "No value was found" in (tmp_path / "report.html").read_text()
+
+
+def test_a_source_of_which_most_rows_are_no_records_is_named_with_reasons_and_places():
+    facts = copy.deepcopy(FACTS)
+    reasons = ["bad_json: 9 rows, the first at 0", "null_text: 1 rows, the first at 310"]
+    facts["broken"] = [{"source": "b.jsonl", "num_rows": 10, "num_broken": 10, "reasons": reasons}]
+    first = build_report(facts)["findings"][0]
+    assert (first["severity"], first["count"], first["examples"]) == ("high", 10, reasons)
+    assert first["title"] == "b.jsonl: all its rows are no records and went to quarantine"
+    facts["broken"][0]["num_rows"] = 15
+    assert "67% of its rows" in build_report(facts)["findings"][0]["title"]
