@@ -4,8 +4,8 @@ In: a list (or its JSON text) of OpenAI's `role` and `content` or ShareGPT's `fr
 dicts with the fields of `schema.MESSAGE_TYPE` that are set. Raises `RowError`, whose class says what cannot be carried:
 images, audio, unknown roles. Keys that are not carried on are counted in `left` with their characters of text.
 
-- Content is text, a list of text parts (joined by line breaks, as servers do), or null beside tool calls. What a tool
-  gives back may be any JSON value: it is stored as JSON.
+- Content is text, a list of text parts (joined without a sign between them, as chat templates and the endpoint do),
+  or null beside tool calls. What a tool gives back may be any JSON value: it is stored as JSON.
 - Arguments of a call are JSON text; an object becomes JSON, and text that is no JSON stays as the model wrote it.
 - `weight: 0`, `train: false` and `training: false` say that a turn is not learnt.
 """
@@ -166,8 +166,8 @@ def _set_parts(message: Message, parts: Sequence[Any], left: Left, place: str) -
     texts: list[str] = []
     thoughts: list[str] = []
     for part in parts:
-        if isinstance(part, str):
-            texts.append(as_text(part))
+        if isinstance(part, str) or (isinstance(part, Mapping) and [*part] == ["text"]):
+            texts.append(as_text(part if isinstance(part, str) else part["text"]))
             continue
         if not _is_part(part):
             raise RowError("nested_text")
@@ -184,7 +184,7 @@ def _set_parts(message: Message, parts: Sequence[Any], left: Left, place: str) -
         else:
             raise RowError("unknown_content_part")
         _count_left(part, {"type", key}, left, f"{place}.content[]")
-    message[s.CONTENT] = "\n".join(texts) if texts else None
+    message[s.CONTENT] = "".join(texts) if texts else None
     if thoughts:
         message[s.REASONING] = "\n".join(thoughts)
 

@@ -13,14 +13,15 @@ from ftlib.config.prepare import InputConfig
 from ftlib.data import schema as s
 from ftlib.data.conversation import Left, Message, as_conversation, check_conversation, conversation, tools_json
 from ftlib.data.dialogue import (
+    ASKING,
     Content,
     Row,
     dialogue,
     history_of,
     instruction_of,
     prompt_completion,
+    talk,
     text_of,
-    with_system,
 )
 from ftlib.data.leftout import is_nothing, num_chars
 from ftlib.data.values import RowError, as_text, is_blank
@@ -36,6 +37,7 @@ def truth_of(value: Any) -> bool | None:
 def kto(row: Row, config: InputConfig) -> Content:
     """TRL's unpaired preferences: where `label` is false, the completion is an undesirable answer alone."""
     content = prompt_completion(row, config)
+    content.used.add("label")
     if truth_of(row.get("label")) is False:
         turn_undesirable(content)
     return content
@@ -59,34 +61,40 @@ def _last_words(messages: Sequence[Message]) -> str:
     return str(last[s.CONTENT])
 
 
+_PROMPTS = ("prompt", "instruction", "question", "input", "messages", "conversations")
+"""Columns that hold what both answers answer; the first that is given counts."""
+_ANSWERS = ("chosen", "rejected")
+
+
 def preference(row: Row, config: InputConfig) -> Content:
-    """`prompt`, `chosen`, `rejected` (each a string or messages), or `input`, `output`, `negative`."""
+    """A prompt, `chosen`, `rejected` (each a string or messages), or `input`, `output`, `negative`."""
     if not is_blank(row.get("negative")) and any(is_blank(row.get(name)) for name in ("chosen", "rejected")):
-        return dialogue(row, text_of(row, "input"), text_of(row, "output"))
+        asking = ASKING if not is_blank(row.get("instruction")) else ("input",)
+        question = instruction_of(row) if len(asking) > 1 else text_of(row, "input")
+        return dialogue(row, question, text_of(row, "output"), *asking, "output")
     left: Left = Counter()
-    names = ("prompt", "instruction", "input", "messages", "conversations")
-    name = next((name for name in names if not is_nothing(row.get(name))), None)
+    name = next((name for name in _PROMPTS if not is_nothing(row.get(name))), None)
     if name is None and not any(isinstance(row.get(side), (list, Mapping)) for side in ("chosen", "rejected")):
-        return Content(text=as_text(row.get("chosen")), rejected=as_text(row.get("rejected")))
+        return Content(text=as_text(row.get("chosen")), rejected=as_text(row.get("rejected")), used={*_ANSWERS})
     head = [] if name is None else as_conversation(row[name], "user", left, name)
-    used: set[str | None] = {name}
+    used = {*_ANSWERS, name or ""}
     if name == "instruction":
         # As in alpaca's rows, the question goes on in other columns.
-        head = [*history_of(row), {"role": "user", s.CONTENT: instruction_of(row)}]
-        used = {"instruction", "input", "context", "history"}
+        head, used = [{"role": "user", s.CONTENT: instruction_of(row)}], used | {*ASKING}
+    if name is not None and isinstance(row[name], str):
+        head, used = [*history_of(row), *head], used | {"history"}
     chosen = as_conversation(row.get("chosen"), "assistant", left, "chosen")
     rejected = as_conversation(row.get("rejected"), "assistant", left, "rejected")
     if head and len(chosen) > 1 and chosen[0]["role"] != "assistant" and len(rejected) > 1:
         # Both are whole conversations; what stands before them repeats their beginning, or is left out.
         if not all(message in chosen for message in head):
-            left[str(name)] += num_chars(row[name or ""])
+            used = {*_ANSWERS}
         head = []
-    content = _compared(row, head, chosen, rejected, left)
-    for other in (*names, "context", "history"):
+    for other in _PROMPTS:
         # Some files say the prompt, or all of the better conversation, once more.
-        if other not in used and not is_nothing(row.get(other)) and row[other] not in (row["chosen"], head):
-            left[other] += num_chars(row[other])
-    return content
+        if not is_nothing(row.get(other)) and row[other] in (row["chosen"], head):
+            used.add(other)
+    return _compared(row, head, chosen, rejected, left=left, used=used)
 
 
 def preferred_output(row: Row, config: InputConfig) -> Content:
@@ -101,8 +109,12 @@ def preferred_output(row: Row, config: InputConfig) -> Content:
         as_conversation(_parsed_list(row.get(name)), "assistant", left, name)
         for name in ("preferred_output", "non_preferred_output")
     )
-    content = _compared(row, head, chosen, rejected, left)
-    content.tools = tools_json(given) or content.tools
+    content = _compared(
+        row, head, chosen, rejected, left=left, used={"input", "preferred_output", "non_preferred_output"}
+    )
+    if tools := tools_json(given):
+        content.tools = tools
+        content.used -= {s.TOOLS, "functions"}
     return content
 
 
@@ -127,8 +139,13 @@ def _parsed_list(value: Any) -> Any:
         return value
 
 
-def _compared(row: Row, head: list[Message], chosen: list[Message], rejected: list[Message], left: Left) -> Content:
-    """A record of two answers to one prompt, which either stands before both (`head`) or begins both."""
+def _compared(
+    row: Row, head: list[Message], chosen: list[Message], rejected: list[Message], *, left: Left, used: set[str]
+) -> Content:
+    """A record of two answers to one prompt, which either stands before both (`head`) or begins both.
+
+    `used`: the columns that it is made of.
+    """
     if head and chosen[: len(head)] == head:
         chosen = chosen[len(head) :]
     if head and rejected[: len(head)] == head:
@@ -140,9 +157,6 @@ def _compared(row: Row, head: list[Message], chosen: list[Message], rejected: li
         raise RowError("prompts_differ")
     for key in set(rejected[-1]) - {"role", s.CONTENT, s.TOOL_CALLS}:
         left[f"rejected[].{key}"] += num_chars(rejected[-1][key])
-    return Content(
-        messages=with_system(row, [*head, *chosen]),
-        rejected=_last_words(rejected),
-        tools=tools_json(row),
-        left_out=left,
-    )
+    content = talk(row, [*head, *chosen], left, *used)
+    content.rejected = _last_words(rejected)
+    return content

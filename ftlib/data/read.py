@@ -173,9 +173,9 @@ class _Builder:
         }
         error = row.error
         if row.values is not None:
-            # Of a row without content too: what holds a person's row must be found by the person's key.
-            record.update(self._subject(row.values))
             try:
+                # Of a row without content too: what holds a person's row must be found by the person's key.
+                record.update(self._subject(row.values))
                 content = to_content(row.values, self._task.shape, self._settings.input)
                 record.update(self._fields(content))
                 if self._left is not None:

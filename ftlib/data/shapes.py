@@ -23,6 +23,7 @@ from ftlib.data.dialogue import (
     Row,
     from_conversations,
     from_messages,
+    has_turns,
     instruction_and,
     pair_of,
     prompt_completion,
@@ -35,17 +36,20 @@ from ftlib.data.values import RowError, as_key, as_text, is_blank
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 LANGUAGE = "language"
+_NUM_SHOWN = 20
+"""Columns that a message names; a flattened export has thousands."""
 VERDICT = "kto_tag"
 """LLaMA-Factory's column that says of a row of any shape whether its answer is desirable."""
-_COMMON_COLUMNS = {"id", "weight", "metadata", LANGUAGE, VERDICT}
+_COMMON_COLUMNS = {"id", "weight", "metadata"}
+_MEDIA = ("image", "audio", "video")
 
 
 def _has(row: Row, *names: str) -> bool:
-    """Whether a row has these columns; a column that is null in it counts as absent."""
+    """Whether a row has these columns; one that is null or empty in it counts as absent."""
     for name in names:
         value = row.get(name)
         # Plain text, which almost all columns are, is not looked at any further.
-        if not value if value.__class__ is str else is_blank(value):
+        if not value if value.__class__ is str else is_nothing(value):
             return False
     return True
 
@@ -53,8 +57,8 @@ def _has(row: Row, *names: str) -> bool:
 _DETECTORS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("preference", lambda row: _has(row, "chosen", "rejected") or _has(row, "input", "output", "negative")),
     ("preferred_output", lambda row: _has(row, "input", "preferred_output", "non_preferred_output")),
-    ("messages", lambda row: _has(row, "messages")),
-    ("conversations", lambda row: _has(row, "conversations") or isinstance(row.get("conversation"), list)),
+    ("messages", lambda row: has_turns(row, "messages")),
+    ("conversations", lambda row: has_turns(row, "conversations") or has_turns(row, "conversation")),
     ("instruction_output", lambda row: _has(row, "instruction", "output")),
     ("instruction_response", lambda row: _has(row, "instruction", "response")),
     ("kto", lambda row: _has(row, "prompt", "completion") and truth_of(row.get("label")) is not None),
@@ -98,11 +102,16 @@ def resolve_shape(source: str, rows: Sequence[Row], config: InputConfig) -> str:
     counts = counts or Counter(shape for row in rows if (shape := shape_of(dict.fromkeys(row, True))))
     if not counts:
         raise UserError(
-            f"{source}: unknown shape; its columns are: {', '.join(columns) or '(none)'}. Known are "
+            f"{source}: unknown shape; its columns are: {_listed(columns)}. Known are "
             f"{', '.join(name for name, _ in _DETECTORS)}; for other columns give input.template, "
             'for example {user: "{question}", assistant: "{answer}"}'
         )
     return counts.most_common(1)[0][0]
+
+
+def _listed(columns: Sequence[str]) -> str:
+    more = f" and {len(columns) - _NUM_SHOWN} more" if len(columns) > _NUM_SHOWN else ""
+    return (", ".join(columns[:_NUM_SHOWN]) or "(none)") + more
 
 
 def _check_template(source: str, template: TemplateConfig, columns: Sequence[str]) -> str:
@@ -110,9 +119,7 @@ def _check_template(source: str, template: TemplateConfig, columns: Sequence[str
     wanted = {name for part in parts for name in _PLACEHOLDER.findall(part)}
     missing = sorted(name for name in wanted if name.split(".", 1)[0] not in columns and name not in columns)
     if missing:
-        raise UserError(
-            f"{source}: input.template names {', '.join(missing)}, but the columns are: {', '.join(columns)}"
-        )
+        raise UserError(f"{source}: input.template names {', '.join(missing)}, but the columns are: {_listed(columns)}")
     return "template"
 
 
@@ -120,7 +127,7 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     """Build a record's content; raises RowError."""
     shape = row_shape(row, shape, config)
     content = _BUILDERS[shape](row, config)
-    verdict = None if shape == "canonical" else truth_of(row.get(VERDICT))
+    verdict = None if shape == "canonical" else _verdict(row, shape, config)
     if verdict is False:
         turn_undesirable(content)
     if content.messages is not None:
@@ -133,34 +140,56 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
     if content.rejected is not None and not content.rejected.strip():
         raise RowError("empty_answer")
     content.id = as_key(row.get("id"), "bad_id") or None
-    if shape != "kto" or config.label_column != s.LABEL:
+    if config.label_column != s.LABEL or not (shape == "kto" or _judges(row, shape)):
         content.label = as_key(_lookup(row, config.label_column), "bad_label") or None
-    content.subject = as_key(_lookup(row, config.subject_column), "bad_subject") or None
     content.weight = _weight(row.get("weight"))
     content.metadata = _metadata(row.get("metadata"))
+    used = content.used | {config.label_column.split(".")[0], config.subject_column.split(".")[0], *_COMMON_COLUMNS}
     if isinstance(row.get(LANGUAGE), str) and isinstance(content.metadata, dict):
         content.metadata = {LANGUAGE: row[LANGUAGE], **content.metadata}
-    used = used_columns(shape, config)
+        if content.metadata[LANGUAGE] == row[LANGUAGE]:
+            used.add(LANGUAGE)
+    if shape != "canonical" and truth_of(row.get(VERDICT)) is not None:
+        used.add(VERDICT)
     for name, value in row.items():
         if name not in used and not is_nothing(value):
+            if (kind := name.rstrip("s")) in _MEDIA and _refers_to(content, kind):
+                raise RowError(f"{kind}_content")
             content.left_out[name] += num_chars(value)
     return content
 
 
+def _judges(row: Row, shape: str) -> bool:
+    """Whether a boolean `label` beside messages says if their last answer is desirable, as in LLaMA-Factory's files."""
+    return shape in ("messages", "conversations") and isinstance(row.get(s.LABEL), bool)
+
+
+def _verdict(row: Row, shape: str, config: InputConfig) -> bool | None:
+    """Whether the last answer is desirable, where the row says so beside its conversation."""
+    verdict = truth_of(row.get(VERDICT))
+    if verdict is None and config.label_column == s.LABEL and _judges(row, shape):
+        return truth_of(row[s.LABEL])
+    return verdict
+
+
+def _refers_to(content: Content, kind: str) -> bool:
+    """Whether a text has a placeholder (`<image>`) for what stands in another column."""
+    texts = [content.text, *(message[s.CONTENT] for message in content.messages or ())]
+    return any(f"<{kind}>" in text for text in texts if text)
+
+
 def subject_of(row: Row, config: InputConfig) -> str | None:
-    """The data subject's key of a row of any shape; None without one, or where it is no plain value."""
-    try:
-        return as_key(_lookup(row, config.subject_column), "bad_subject") or None
-    except RowError:
-        return None
+    """The data subject's key of a row of any shape; None without one. Raises RowError where it is no plain value."""
+    return as_key(_lookup(row, config.subject_column), "bad_subject") or None
 
 
 _TOOLS = {s.TOOLS, "functions"}
 _COLUMNS: dict[str, set[str]] = {
-    "messages": {"messages", *_TOOLS},
+    "messages": {"messages", "system", *_TOOLS},
     "conversations": {"conversations", "conversation", "system", *_TOOLS},
     "preference": {
-        "prompt", "instruction", "input", "output", "chosen", "rejected", "negative", "messages", "conversations",
+        "prompt", "instruction", "question", "input", "output", "chosen", "rejected", "negative", "messages",
+        "conversations",
         "system",
         "history",
         "context", *_TOOLS,
@@ -172,7 +201,6 @@ _COLUMNS: dict[str, set[str]] = {
     "kto": {"prompt", "completion", "label", "system", "history", *_TOOLS},
     "input_output": {"input", "output", "negative", "system", "history"},
     "text": {"text"},
-    # `source` is made anew from the file's name.
     "canonical": {"messages", "text", "rejected", s.TOOLS, s.SOURCE},
 }  # fmt: skip
 """Shape → columns that its records are made of."""
@@ -181,8 +209,8 @@ _BAD_ANSWERS = ("kto", "canonical")
 
 
 def used_columns(shape: str, config: InputConfig) -> set[str]:
-    """Columns that end up in the record; the others are left out."""
-    used = _COMMON_COLUMNS | {config.label_column.split(".")[0], config.subject_column.split(".")[0]}
+    """Columns that may end up in the record; the others are left out."""
+    used = _COMMON_COLUMNS | {LANGUAGE, VERDICT, config.label_column.split(".")[0], config.subject_column.split(".")[0]}
     if shape == "template" and config.template:
         parts = (config.template.user, config.template.assistant, config.template.system or "")
         return used | {name.split(".", 1)[0] for part in parts for name in _PLACEHOLDER.findall(part)}
@@ -196,13 +224,15 @@ def readable_columns(shape: str, config: InputConfig) -> set[str]:
 
 
 def _from_text(row: Row, config: InputConfig) -> Content:
-    return Content(text=text_of(row, "text"))
+    return Content(text=text_of(row, "text"), used={"text"})
 
 
 def _canonical(row: Row, config: InputConfig) -> Content:
     """A record as `jobs.prepare` writes it: `messages` or `text`, perhaps `rejected` and `tools`."""
     content = _from_text(row, config) if row.get("messages") is None else from_messages(row, config)
     content.rejected = None if row.get("rejected") is None else text_of(row, "rejected")
+    # `source` is made anew from the file's name.
+    content.used |= {"rejected", s.TOOLS, s.SOURCE}
     return content
 
 
@@ -219,7 +249,9 @@ def _from_template(row: Row, config: InputConfig) -> Content:
     ]
     if template.system:
         messages.insert(0, {"role": "system", s.CONTENT: fill(template.system)})
-    return Content(messages=messages)
+    parts = (template.user, template.assistant, template.system or "")
+    used = {name for part in parts for name in _PLACEHOLDER.findall(part)}
+    return Content(messages=messages, used=used | {name.split(".", 1)[0] for name in used})
 
 
 _BUILDERS: dict[str, Callable[[Row, InputConfig], Content]] = {

@@ -119,11 +119,74 @@ def test_calls_of_older_and_broken_spellings():
     assert kept["tool_calls"] == [broken]
 
 
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # What is empty or a word for null beside another shape's columns is absent.
+        ({"messages": [], "conversations": [], "tools": [], "chosen": "", "rejected": "",
+          "prompt": QUESTION, "completion": ANSWER}, [USER, GOOD]),
+        ({"messages": {}, "conversation": [], "instruction": QUESTION, "response": ANSWER}, [USER, GOOD]),
+        # A system text beside the messages is a part of the conversation.
+        ({"system": SYSTEM["content"], "messages": [USER, GOOD]}, [SYSTEM, USER, GOOD]),
+        ({"system": SYSTEM["content"], "messages": [SYSTEM, USER, GOOD]}, [SYSTEM, USER, GOOD]),
+        # Parts without a type, as some clouds write them.
+        ({"messages": [{**USER, "content": [{"text": QUESTION}]}, GOOD]}, [USER, GOOD]),
+    ],
+)  # fmt: skip
+def test_columns_beside_messages(row, expected):
+    assert messages_of(row) == expected
+
+
+def test_a_word_for_null_is_no_list_of_messages():
+    content = content_of({"messages": "NULL", "conversations": "[]", "input": QUESTION, "output": ANSWER})
+    assert content.messages == [USER, GOOD] and content.left_out == {"messages": 4, "conversations": 2}
+
+
+def test_an_instruction_that_differs_from_the_messages_own_is_left_out_by_name():
+    content = content_of({"system": "Be rude.", "messages": [SYSTEM, USER, GOOD]})
+    assert content.messages == [SYSTEM, USER, GOOD] and content.left_out == {"system": 8}
+
+
+def test_a_boolean_label_beside_messages_says_whether_the_answer_is_good():
+    for name, shape in (("messages", [USER, GOOD]), ("conversations", [USER, GOOD])):
+        good, bad = (content_of({name: shape, "label": verdict}) for verdict in (True, False))
+        assert (good.messages, good.rejected, good.label) == ([USER, GOOD], None, None)
+        assert (bad.messages, bad.rejected, bad.label) == ([USER], ANSWER, None)
+    assert content_of({"messages": [USER, GOOD], "label": "refund"}).label == "refund"
+    marked = content_of({"messages": [USER, GOOD], "label": False, "intent": "refund"}, label_column="intent")
+    assert (marked.rejected, marked.label, marked.left_out) == (None, "refund", {"label": 0})
+
+
+def test_prompts_of_preferences():
+    pair = {"chosen": ANSWER, "rejected": "No."}
+    asked = content_of({"system": SYSTEM["content"], "question": QUESTION, **pair})
+    assert (asked.messages, asked.rejected, asked.left_out) == ([SYSTEM, USER, GOOD], "No.", {})
+    alpaca = content_of({"instruction": QUESTION, "input": "Six.", "output": ANSWER, "negative": "No."})
+    assert (alpaca.messages, alpaca.rejected) == ([*with_context("Six.")], "No.") and not alpaca.left_out
+    told = content_of({"prompt": QUESTION, "history": [["Anyone there?", "Yes."]], **pair})
+    assert told.messages == [*HISTORY, USER, GOOD] and not told.left_out
+    assert content_of({"system": "Be brief.", "output": "x", **pair}).left_out == {"system": 9, "output": 1}
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+def test_a_text_that_points_to_a_picture_in_another_column_is_refused(kind):
+    row = {"messages": [{**USER, "content": f"<{kind}> What is it?"}, GOOD], f"{kind}s": ["a.bin"]}
+    with pytest.raises(RowError) as caught:
+        content_of(row)
+    assert caught.value.error == f"{kind}_content"
+    assert content_of({**row, "messages": [USER, GOOD]}).left_out == {f"{kind}s": 5}
+
+
+def test_a_message_on_columns_names_twenty_of_them():
+    with pytest.raises(UserError, match=r"its columns are: c000, (.*, )c019 and 480 more\. Known are"):
+        content_of({f"c{i:03}": "x" for i in range(500)})
+
+
 def test_fields_of_messages():
     rows = [
         ({"role": "developer", "content": "Be brief."}, {"role": "developer", "content": "Be brief."}),
         ({**USER, "content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}, "c"]},
-         {**USER, "content": "a\nb\nc"}),
+         {**USER, "content": "abc"}),
         ({**RESULT, "content": {"status": "late"}}, RESULT),
         ({**RESULT, "content": [{"n": 1}]}, {**RESULT, "content": '[{"n": 1}]'}),
         ({**GOOD, "reasoning": "Hm."}, {**GOOD, "reasoning_content": "Hm."}),
