@@ -148,13 +148,13 @@ def words_lost(texts: Sequence[str], found: Sequence[Sequence[tuple[int, int]]])
 
 def ordinary(profile: str) -> dict[str, Any]:
     """Words that the analyzer takes from ordinary texts, by kind; languages are told as the stage tells them."""
-    from ftlib.data.redact import detect_language
+    from ftlib.text.language import confident_language
     from ftlib.text.pii import PiiAnalyzer
 
     analyzer = PiiAnalyzer(PiiConfig(profile=profile))
     by_kind, lost, total = {}, 0, 0
     for kind, texts in ordinary_texts().items():
-        found = analyzer.analyze(texts, [detect_language(text) for text in texts])
+        found = analyzer.analyze(texts, [confident_language(text) for text in texts])
         taken, words = words_lost(texts, [[(item.start, item.end) for item in items] for items in found])
         by_kind[kind] = [taken, words]
         lost, total = lost + taken, total + words

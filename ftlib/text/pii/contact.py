@@ -26,6 +26,29 @@ def _is_ip(value: str) -> bool:
     return True
 
 
+def _in_snake_case(match: re.Match[str]) -> bool:
+    """Whether an underscore joins a match to a word."""
+    text, start, end = match.string, match.start(), match.end()
+    return bool(_JOINED_BEFORE.search(text, max(0, start - 2), start) or _JOINED_BEHIND.match(text, end))
+
+
+_JOINED_BEFORE, _JOINED_BEHIND = re.compile(r"[A-Za-z0-9]_\Z"), re.compile(r"_[A-Za-z0-9]")
+_PRIVATE_NETWORK = re.compile(r"(?:10|127|192\.168|172\.(?:1[6-9]|2\d|3[01]))\.")
+
+
+def _no_version(match: re.Match[str]) -> bool:
+    """In a name (`host_203.0.113.77_log`) small numbers are a version, as in `libssl_1.1.0.2_amd64`."""
+    if not _in_snake_case(match) or _PRIVATE_NETWORK.match(match[0]):
+        return True
+    first, *others = match[0].split("/")[0].split(".")
+    return len(first) > 1 and any(len(part) > 1 for part in others)
+
+
+def _no_name(match: re.Match[str]) -> bool:
+    """In a name, words of the letters a to f with colons are code, as in `my_face::add`."""
+    return not _in_snake_case(match) or (match[0].count(":") > 2 and any(map(str.isdigit, match[0])))
+
+
 def _network_rules() -> list[Rule]:
     email = r"(?<![\w.+%-]) [\w.+%'&-]{1,64} (?:@|%40) (?:[\w-]{1,63}\.)+ [^\W\d_][\w-]{1,23} (?![\w-])"
     accented = (
@@ -36,9 +59,15 @@ def _network_rules() -> list[Rule]:
     schemes = "https?|s?ftps?|ssh|wss?|ldaps?|s3|gs|git|postgres(?:ql)?|mysql|mongodb(?:\\+srv)?|rediss?|amqps?|smb"
     url = rf"(?<![a-z])(?:jdbc:\w+|{schemes})://{_URL_REST}"
     bare = rf"(?<![\w@./-]) (?:www\.[\w-]+(?:\.[\w-]+)+ | (?:[a-z0-9-]+\.)+(?:{_GENERIC_TLD})(?![\w.-]*\w) )"
-    ipv4 = r"(?<![\w.-])(?<!version\ )(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![\w-]|\.\d)"
-    ipv6 = r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:(?:\d{1,3}\.){3}\d{1,3})?(?:/\d{1,3})?(?![\w:])"
-    mac = r"(?<![\w:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4})(?![\w:-])"
+    ipv4 = r"(?<![A-Za-z0-9.-])(?<!version\ )(?:\d{1,3}\.){3}\d{1,3}(?:/\d{1,2})?(?![A-Za-z0-9-]|\.\d)"
+    ipv6 = (
+        r"(?<![A-Za-z0-9:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:(?:\d{1,3}\.){3}\d{1,3})?(?:/\d{1,3})?"
+        r"(?![A-Za-z0-9:])"
+    )
+    mac = (
+        r"(?<![A-Za-z0-9:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4})"
+        r"(?![A-Za-z0-9:-])"
+    )
     return [
         Rule("EMAIL_ADDRESS", compile_rule(email), 1.0),
         Rule("EMAIL_ADDRESS", compile_rule(accented, re.IGNORECASE), 1.0),
@@ -46,8 +75,8 @@ def _network_rules() -> list[Rule]:
         Rule("EMAIL_ADDRESS", compile_rule(spelled), 0.8),
         Rule("URL", compile_rule(url), 0.95),
         Rule("URL", compile_rule(bare + f"(?:/{_URL_REST})?"), 0.7),
-        Rule("IP_ADDRESS", compile_rule(ipv4), 0.95, accept=_is_ip),
-        Rule("IP_ADDRESS", compile_rule(ipv6), 0.95, accept=lambda v: len(v) > 3 and _is_ip(v)),
+        Rule("IP_ADDRESS", compile_rule(ipv4), 0.95, accept=_is_ip, where=_no_version),
+        Rule("IP_ADDRESS", compile_rule(ipv6), 0.95, accept=lambda v: len(v) > 3 and _is_ip(v), where=_no_name),
         Rule("MAC_ADDRESS", compile_rule(mac), 0.98),
     ]
 
@@ -62,12 +91,12 @@ _HOURS = re.compile(r"(?:[01]\d|2[0-3])[0-5]\d\s?[-/]\s?(?:[01]\d|2[0-4])[0-5]\d
 
 def _phone_rules() -> list[Rule]:
     international = (
-        rf"(?<![\w+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}"
-        rf"(?![\w])"
+        rf"(?<![A-Za-z0-9+])(?:\+|00)\d{{1,3}}(?:[\s./-]?\(0?\d{{1,4}}\))?(?:[\s./-]{{0,2}}\d{{1,5}}){{2,6}}{_EXTENSION}"
+        rf"(?![A-Za-z0-9])"
     )
     nanp = (
-        rf"(?<![\w.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}"
-        rf"(?!\w|-\d)"
+        rf"(?<![A-Za-z0-9.+-])(?:1[\s.-])?(?:\(\d{{3}}\)[\s.-]?|\d{{3}}[.-]|\d{{3}}\s)\d{{3}}[\s.-]\d{{4}}{_EXTENSION}"
+        rf"(?![A-Za-z0-9]|-\d)"
     )
     national = (
         rf"(?<![\w.,+/-])(?:\(0?\d{{1,4}}\)[\s./-]?\d{{2,4}}|0\d{{1,4}}[\s/-]\d{{2,4}})"

@@ -17,7 +17,16 @@ _ISSUED_KEY = r"""(?<![\w-])(?:
   | hf_[A-Za-z0-9]{20,64} | npm_[A-Za-z0-9]{30,64} | dop_v1_[a-f0-9]{32,64} | shp[ac]t_[a-f0-9]{24,64}
   | pypi-[\w-]{30,255}
   | eyJ[\w-]{4,}(?:\.[\w-]+){0,2}(?:\.{3})?
-)(?![\w-])"""
+)(?![A-Za-z0-9-])"""
+# An underscore before these is no part of a name that only looks like a key, as in `my_api_v2_client_name`.
+_GLUED_KEY = r"""(?<=_)(?:
+    (?:sk|pk|rk)[-_](?:live|test|prod|proj|ant)[-_](?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{8,200}
+  | gh[opusr]_[A-Za-z0-9]{20,255} | github_pat_[A-Za-z0-9_]{20,255} | glpat-[A-Za-z0-9_-]{16,64}
+  | xox[abeprs]-[A-Za-z0-9-]{10,200} | (?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,20} | AIza[A-Za-z0-9_-]{30,40}
+  | SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64} | hf_[A-Za-z0-9]{20,64} | npm_[A-Za-z0-9]{30,64}
+  | dop_v1_[a-f0-9]{32,64} | shp[ac]t_[a-f0-9]{24,64} | pypi-[A-Za-z0-9_-]{30,255}
+  | eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?
+)(?![A-Za-z0-9-])"""
 _PRIVATE_KEY = r"-----BEGIN [A-Z ]*(?:PRIVATE KEY|CERTIFICATE)-----[\s\S]{0,8192}?(?:-----END [A-Z ]+-----|\Z)"
 _SEP = r"['\"]?\s{0,3}(?::=|=>|[:=]|->|\bis\b|\bwas\b|\bto\b)\s{0,3}[`'\"]?"
 _KEY_LABEL = (
@@ -196,6 +205,7 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
     """User names, passwords, PINs, keys and tokens."""
     rules = [
         Rule("API_KEY", re.compile(_ISSUED_KEY, re.VERBOSE | re.ASCII), 0.95),
+        Rule("API_KEY", re.compile(_GLUED_KEY, re.VERBOSE | re.ASCII), 0.95),
         Rule("API_KEY", re.compile(_PRIVATE_KEY, re.ASCII), 1.0),
         Rule(
             "API_KEY",

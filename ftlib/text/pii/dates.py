@@ -6,7 +6,7 @@ Only dates that fix a day or month are found: "yesterday", "two weeks" and a bar
 import re
 
 from ftlib.text.pii.labels import BIRTH_LABELS
-from ftlib.text.pii.letters import LABEL_END, WORD
+from ftlib.text.pii.letters import IN_MARKDOWN, LABEL_END, WORD
 from ftlib.text.pii.months import alternatives, month_names
 from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.rules import Rule, RuleRecognizer
@@ -17,10 +17,12 @@ _MONTH = (
 )
 _TIME = r"(?:[T ,]\s?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?\s?(?:[ap]m)?\s?(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})?)?"
 _YEAR = r"(?:1[89]|20)\d{2}"
-_ISO = rf"(?<![\w./-]){_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.](?:0?[1-9]|[12]\d|3[01])(?!\d){_TIME}(?![\w/-])"
+# An underscore may stand beside a date as emphasis; within a name (`backup_2024-01-12`) a date tells of no one.
+_BEFORE, _BEHIND = rf"(?<![A-Za-z0-9./-]){IN_MARKDOWN[0]}", rf"(?![A-Za-z0-9/-]){IN_MARKDOWN[1]}"
+_ISO = rf"{_BEFORE}{_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.](?:0?[1-9]|[12]\d|3[01])(?!\d){_TIME}{_BEHIND}"
 _NUMERIC = (
-    rf"(?<![\w./-])(?:(?:0?[1-9]|1[0-2])([-/.])(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|"
-    rf"1[0-2]))(?:\1|\2)(?:{_YEAR}|\d{{2}})(?!\d){_TIME}(?![\w/-]|\.\d)"
+    rf"{_BEFORE}(?:(?:0?[1-9]|1[0-2])([-/.])(?:0?[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|"
+    rf"1[0-2]))(?:\1|\2)(?:{_YEAR}|\d{{2}})(?!\d){_TIME}{_BEHIND}(?!\.\d)"
 )
 _SPACED_DOTS = rf"(?<![\w./-])(?:0?[1-9]|[12]\d|3[01])\.[ ](?:0?[1-9]|1[0-2])\.[ ]?{_YEAR}(?!\w)"
 _DAY_FIRST = rf"(?<!\w)\d{{1,2}}(?:st|nd|rd|th)?[\s-](?:of\s)?{_MONTH}(?:,?[\s-]{_YEAR}|[\s-]\d{{2}})?\b{_TIME}"

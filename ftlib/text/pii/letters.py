@@ -46,6 +46,12 @@ def _is_upper(character: str) -> bool:
     return unicodedata.category(character) in {"Lu", "Lt"}
 
 
+NOT_BEFORE, NOT_BEHIND = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
+"""Edges of a value of ASCII. An underscore is none of its letters: Markdown and snake case put values between them."""
+IN_MARKDOWN = (r"(?<![A-Za-z0-9]_)", r"(?!_[A-Za-z0-9])")
+"""Further edges that let an underscore stand beside a value as emphasis (`_1984-03-12_`), but not within a name."""
+
+
 LATIN_UP = char_class(_is_upper, LATIN)
 _SCRIPTS = tuple((char_class(_is_upper, script), script) for script in (LATIN, _CYRILLIC, _GREEK))
 _BLANKLESS = re.compile(

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftlib.text.pii import checksums
 from ftlib.text.pii.finding import Finding
+from ftlib.text.pii.letters import NOT_BEFORE, NOT_BEHIND
 from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.presidio import predefined_recognizers as presidio
 from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer, digits_between
@@ -34,9 +35,9 @@ def _rules() -> list[Rule]:
         r"(?!0000)\d{4}(?![A-Za-z0-9]|[._/-]\d)"
     )
     ein = r"(?<![\w.-])\d{2}-\d{7}(?![\w-])"
-    ethereum = r"\b0x[0-9a-f]{40}\b"
-    vin = r"\b(?=[A-Z0-9]*\d)[A-HJ-NPR-Z0-9]{17}\b"
-    uuid = r"(?<![\w-])[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?![\w-])"
+    ethereum = rf"{NOT_BEFORE}0x[0-9a-f]{{40}}{NOT_BEHIND}"
+    vin = rf"{NOT_BEFORE}(?=[A-Z0-9]*\d)[A-HJ-NPR-Z0-9]{{17}}{NOT_BEHIND}"
+    uuid = r"(?<![A-Za-z0-9-])[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}(?![A-Za-z0-9-])"
     nino = r"\b(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ ]?\d{2}[ ]?\d{2}[ ]?\d{2}[ ]?[A-D]\b"
     docket = r"(?<![\w:])\d{1,2}:\d{2}-(?:cv|cr|mc|md|mj|bk|ap|po)-\d{3,6}(?:-[A-Z]{2,4}){0,3}\b"
     state_docket = r"\b\d{2,4}-?(?:CV|CR|CF|CM|CA|DR|FA|JV|PR|SC|CIV|CRIM)-?\d{3,8}(?:-[A-Z]{1,4})?\b"
