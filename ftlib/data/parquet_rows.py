@@ -1,7 +1,8 @@
 """Rows of a Parquet file by row group, with values as Python knows them, whatever their Arrow type.
 
-Memory: about 256 MB and one row. A value in a dictionary is stored once and comes out once a row, so that a file of
-2 KB can hold gigabytes: rows are read in batches whose size follows from what the columns' pages can expand to.
+Memory: about 256 MB and one row as Arrow holds it. A value in a dictionary is stored once and comes out once a row, and
+a million equal numbers take a few bytes, so that a file of 2 KB can hold gigabytes: rows are read in batches whose size
+follows from what the columns' pages can expand to, and a row that is too long becomes no Python objects.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ftlib.data.arrow_size import hash_row, least_json_bytes
 from ftlib.data.rawrow import RawRow
 from ftlib.data.streams import open_file
 from ftlib.data.values import canonical_json, uuid_text
@@ -19,6 +21,9 @@ from ftlib.text.keyed import KeyedHash
 _MAX_ROWS = 256
 _BATCH_BYTES = 256 << 20
 _UUID_BYTES = 16
+_VALUE_BYTES = 8
+_FAR_TOO_LONG = 8
+"""Times the limit: nothing of such a row is kept. Of one that is shorter, the beginning may be."""
 
 
 def parquet_rows(
@@ -29,8 +34,12 @@ def parquet_rows(
     try:
         for batch in read_columns(path, row_group, columns):
             uuids = [field.name for field in batch.schema if field.type == pa.binary(_UUID_BYTES)]
-            for values in _values(batch):
-                yield _row(position, values, uuids, max_bytes, hasher)
+            for i in range(batch.num_rows):
+                row = batch.slice(i, 1)
+                if sum(map(least_json_bytes, row.columns)) > _FAR_TOO_LONG * max_bytes:
+                    yield RawRow(position, b"", error="too_long", digest=hash_row(row, hasher.stream()))
+                else:
+                    yield _row(position, _values(row), uuids, max_bytes, hasher)
                 position += 1
     except (OSError, pa.ArrowException):
         for broken in range(position, rows.stop):
@@ -43,8 +52,25 @@ def read_columns(path: str, row_group: int, columns: Sequence[str]) -> Iterator[
 
     with open_file(path) as file:
         parquet = pq.ParquetFile(file)
-        size = _batch_rows(parquet.metadata.row_group(row_group), columns)
+        group = parquet.metadata.row_group(row_group)
+        if repeated := _repeated_texts(group, columns):
+            parquet = pq.ParquetFile(file, read_dictionary=repeated)
+        size = _batch_rows(group, columns)
         yield from parquet.iter_batches(size, row_groups=[row_group], columns=list(columns))
+
+
+def _repeated_texts(group: Any, columns: Sequence[str]) -> list[str]:
+    """Columns inside of lists of which one row may name a long text again and again: they are read as dictionaries."""
+    return [
+        chunk.path_in_schema
+        for chunk in (group.column(i) for i in range(group.num_columns))
+        if chunk.path_in_schema.split(".")[0] in columns
+        and chunk.physical_type == "BYTE_ARRAY"
+        and chunk.has_dictionary_page
+        and chunk.num_values > group.num_rows
+        and _dictionary_bytes(chunk) * chunk.num_values > _BATCH_BYTES
+        and chunk.total_uncompressed_size < _BATCH_BYTES
+    ]
 
 
 def _batch_rows(group: Any, columns: Sequence[str]) -> int:
@@ -54,7 +80,8 @@ def _batch_rows(group: Any, columns: Sequence[str]) -> int:
         chunk = group.column(i)
         if chunk.path_in_schema.split(".")[0] not in columns:
             continue
-        row_bytes += chunk.total_uncompressed_size / max(group.num_rows, 1)
+        num_bytes = max(chunk.total_uncompressed_size, _VALUE_BYTES * chunk.num_values)
+        row_bytes += num_bytes / max(group.num_rows, 1)
         if chunk.has_dictionary_page:
             row_bytes += _dictionary_bytes(chunk)
     return int(min(_MAX_ROWS, max(1, _BATCH_BYTES // max(row_bytes, 1))))
@@ -67,16 +94,15 @@ def _dictionary_bytes(chunk: Any) -> float:
     return float(min(stored * ratio, chunk.total_uncompressed_size))
 
 
-def _values(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch, each as values or as its error."""
-    for i in range(batch.num_rows):
-        row = batch.slice(i, 1)
-        try:
-            yield row.to_pylist(maps_as_pydicts="strict")[0]
-        except UnicodeError:
-            yield "bad_utf8"
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            yield _column_by_column(row)
+def _values(row: Any) -> dict[str, Any] | str:
+    """The values of a batch of one row, or its error."""
+    try:
+        values: dict[str, Any] = row.to_pylist(maps_as_pydicts="strict")[0]
+    except UnicodeError:
+        return "bad_utf8"
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return _column_by_column(row)
+    return values
 
 
 def _column_by_column(row: Any) -> dict[str, Any] | str:

@@ -1,16 +1,21 @@
 """Files made to exhaust a reader: bounded memory, every row in one place."""
 
 import gzip
+import json
 import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftlib.config.prepare import InputConfig
 from ftlib.core.errors import UserError
 from ftlib.data import schema as s
+from ftlib.data.arrow_size import least_json_bytes
 from ftlib.data.inputs import find_inputs
 from ftlib.data.parquet_rows import _batch_rows
 from ftlib.data.plan import plan_reads
@@ -114,3 +119,79 @@ def test_many_broken_rows_are_all_counted(tmp_path):
     errors, peak = read_all(path)
     assert len(errors) == 5002 and errors[0] is None and errors[-1] is None
     assert peak < 96 * MB
+
+
+def zeros(num_values):
+    return pa.array([0], pa.int8()).take(pa.array(np.zeros(num_values, np.int32)))
+
+
+def column(lists):
+    """Two rows of metadata, of which the first is what the attack repeats."""
+    ends = pa.array([0, len(lists) - 1, len(lists)], pa.int32())
+    return pa.StructArray.from_arrays([pa.ListArray.from_arrays(ends, lists)], ["v"])
+
+
+REPEATED = {
+    "numbers": lambda: column(zeros(3_000_000)),
+    "nulls": lambda: column(pa.nulls(3_000_000)),
+    "objects_of_nulls": lambda: column(
+        pa.StructArray.from_arrays([pa.nulls(1_000_000, pa.string())] * 2, ["role", "content"])
+    ),
+    "empty_lists": lambda: column(
+        pa.ListArray.from_arrays(pa.array(np.zeros(2_000_001, np.int32)), pa.array([], pa.string()))
+    ),
+    "texts": lambda: column(
+        pa.DictionaryArray.from_arrays(pa.array([0] * 3_000 + [1], pa.int32()), ["x" * MB, "y"])
+    ),
+    "maps": lambda: pa.MapArray.from_arrays(
+        pa.array([0, 1_000_000, 1_000_001], pa.int32()),
+        pa.array(["k"]).take(pa.array(np.zeros(1_000_001, np.int32))), zeros(1_000_001),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_row_that_repeats_one_value_without_end(tmp_path, name):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"input": ["a", "b"], "output": ["c", "d"], "metadata": REPEATED[name]()}), path)
+    assert path.stat().st_size < MB
+    errors, peak = read_all(path)
+    assert errors == ["too_long", None]
+    assert peak < 16 * MB
+
+
+ARROW_VALUES = st.one_of(
+    st.lists(st.one_of(st.none(), st.text(max_size=5))),
+    st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-9, 9)), max_size=4))),
+    st.lists(st.one_of(st.none(), st.fixed_dictionaries({"a": st.booleans() | st.none(), "é": st.text(max_size=3)}))),
+    st.lists(st.none() | st.floats(width=32)),
+)
+
+
+@given(ARROW_VALUES)
+@settings(deadline=None)
+def test_the_least_size_of_a_row_is_never_more_than_its_json(values):
+    array = pa.array(values)
+    forms = [array, array.dictionary_encode()] if array.type == pa.string() else [array]
+    for form in forms:
+        for i, value in enumerate(values):
+            written = json.dumps(value, ensure_ascii=False).encode()
+            assert least_json_bytes(form.slice(i, 1)) <= len(written)
+
+
+def test_equal_long_rows_have_one_hash_and_others_another(tmp_path):
+    def digests(values):
+        path = tmp_path / "a.parquet"
+        pq.write_table(
+            pa.table({"input": ["a"] * len(values), "output": ["b"] * len(values), "metadata": values}), path
+        )
+        config = InputConfig(paths=[str(path)], max_record_bytes=LIMIT)
+        (task,) = plan_reads(find_inputs([str(path)]), config, KEY)
+        (table,) = read_records(task, ReadSettings(config, KEY, 1000))
+        assert table[s.ERROR].to_pylist()[1:] == ["too_long"] * (len(values) - 1)
+        return table[s.CONTENT_HASH].to_pylist()[1:]
+
+    long = [{"v": [1] * 400_000}, {"v": [1] * 400_000}, {"v": [1] * 399_999 + [2]}]
+    first, same, other = digests([{"v": [1]}, *long])
+    assert first == same != other
+    assert digests([{"v": [1]}, long[2], long[0]]) == [other, first]
