@@ -104,6 +104,18 @@ def only_links(tables: list[pa.Table]) -> pa.Table:
     return table.set_column(table.column_names.index(s.STAGE), s.STAGE, stage)
 
 
+def mere_links(tables: list[pa.Table]) -> pa.Table:
+    """Rows of `DECISION` tables that are neither dropped nor held."""
+    table = pa.concat_tables(tables)
+    return table.filter(pc.is_null(table[s.STAGE]))
+
+
+def settled_rows(tables: list[pa.Table]) -> pa.Table:
+    """Rows of `DECISION` tables that are dropped or held."""
+    table = pa.concat_tables(tables)
+    return table.filter(pc.is_valid(table[s.STAGE])).select([s.ROW])
+
+
 def only_dropped(tables: list[pa.Table]) -> pa.Table:
     """Rows that deduplication drops: those for review come out of the second pass, links are no rows."""
     table = pa.concat_tables(tables)

@@ -24,7 +24,7 @@ from ftlib.data.common import NOTHING, Common, find_common, shingles_of
 from ftlib.data.connect import ROOT, connect
 from ftlib.data.row_keys import contains, row_keys
 from ftlib.data.rowmap import NO_MAP, RowMap
-from ftlib.data.sign import MEANINGS, ORDER, WORDS
+from ftlib.data.sign import JUDGED, MEANINGS, ORDER, WORDS
 from ftlib.runtime.exchange import exchange, partition_indices
 from ftlib.text.common import Parts
 from ftlib.text.components import Edges, nearest_reference, star_edges, verify
@@ -66,6 +66,9 @@ def find_equal(
 ) -> list[Any]:
     """Label conflicts and exact duplicates; references of `DECISION` tables.
 
+    Several answers to one input are a conflict, unless one of them is judged or compared (preferences, good and bad
+    answers): then they belong there, and rows without a stage link them.
+
     Args:
         blocks: references of `sign.SIGNATURE` tables.
         num_partitions: of the exchange.
@@ -74,7 +77,7 @@ def find_equal(
         without: rows that take no part.
         among: rows that alone take part; None: all.
     """
-    columns = [*s.IDENTITY.names, "input_hash", "outcome_hash", "exact_hash", ORDER]
+    columns = [*s.IDENTITY.names, "input_hash", "outcome_hash", "label_hash", "exact_hash", JUDGED, ORDER]
 
     def partition(tables: list[pa.Table]) -> list[pa.Table]:
         table = _ranked(_present(tables, without, columns, among), preferred)
@@ -113,7 +116,9 @@ def _in_order(pieces: list[pa.Table]) -> pa.Table:
 def _equal_rows(table: pa.Table, conflicts: bool) -> pa.Table:
     if not table.num_rows:
         return DECISION.empty_table()
-    inputs, outcomes = table["input_hash"].to_numpy(), table["outcome_hash"].to_numpy()
+    inputs = table["input_hash"].to_numpy()
+    is_judged = contains(np.unique(inputs[table[JUDGED].to_numpy(zero_copy_only=False)]), inputs)
+    outcomes = np.where(is_judged, table["label_hash"].to_numpy(), table["outcome_hash"].to_numpy())
     in_conflict = np.zeros(table.num_rows, dtype=bool)
     if conflicts:
         pairs = np.unique(np.stack([inputs, outcomes], axis=1), axis=0)[:, 0]
@@ -131,7 +136,16 @@ def _equal_rows(table: pa.Table, conflicts: bool) -> pa.Table:
     keeper = first[inverse]
     dropped = np.flatnonzero(keeper != np.arange(len(keeper)))
     equal = decisions(rest, keeper, np.ones(len(keeper)), DEDUP, EXACT).take(dropped)
-    return pa.concat_tables([held, equal])
+    links = _linked(rest.filter(pa.array((keeper == np.arange(len(keeper))) & is_judged[~in_conflict])))
+    return pa.concat_tables([held, equal, links])
+
+
+def _linked(table: pa.Table) -> pa.Table:
+    """Links from the first row of each input to its others."""
+    _, first, inverse = np.unique(table["input_hash"].to_numpy(), return_index=True, return_inverse=True)
+    centre = first[inverse]
+    links = decisions(table, centre, np.full(len(centre), np.nan), None, None)
+    return links.take(np.flatnonzero(centre != np.arange(len(centre))))
 
 
 def decisions(
@@ -189,7 +203,7 @@ def find_near(
     roots = connect(exchange(blocks, partition, edges, num_partitions), bounds, num_partitions)
 
     def candidates(tables: list[pa.Table]) -> list[pa.Table]:
-        columns = [*s.IDENTITY.names, "label_hash", ORDER, *MEANINGS, WORDS, "bands", "shingles"]
+        columns = [*s.IDENTITY.names, "verdict_hash", JUDGED, ORDER, *MEANINGS, WORDS, "bands", "shingles"]
         table = _ranked(_present(tables, without, columns, among=roots), preferred)
         root = roots.values(row_keys(table), ROOT, 0).astype(np.uint64)
         table = table.append_column(ROOT, pa.array(root))
@@ -325,7 +339,7 @@ class _Candidates:
 
 def _near_rows(found: _Candidates, threshold: float, drop_above: float | None) -> pa.Table:
     """Verdicts on all candidate components of a partition, whose rows come in order of preference."""
-    table, labels = found.table, found.table["label_hash"].to_numpy()
+    table, labels = found.table, found.table["verdict_hash"].to_numpy()
     own = np.arange(table.num_rows)
     keeper, group, score = own.copy(), own.copy(), np.ones(table.num_rows)
     for item in found.components():
@@ -342,13 +356,24 @@ def _near_rows(found: _Candidates, threshold: float, drop_above: float | None) -
 
 
 def _reference_rows(found: _Candidates, threshold: float, first_reference: int) -> pa.Table:
-    """Rows of a partition that are near-duplicates of a reference row, whatever the labels."""
+    """Rows of a partition that are near-duplicates of a reference row, whatever the labels.
+
+    Of two judged records the answers and verdicts must agree as well.
+    """
+    judged = found.table[JUDGED].to_numpy(zero_copy_only=False)
+    verdict = np.where(judged, found.table["verdict_hash"].to_numpy(), 0)
     is_reference = row_keys(found.table) >= np.uint64(first_reference)
     keeper, score = np.full(found.table.num_rows, -1), np.zeros(found.table.num_rows)
     for item in found.components():
         rows = item.rows
         nearest, score[rows] = nearest_reference(
-            item.shingles, item.bands, is_reference[rows], threshold, meanings=item.meanings, parts=item.parts
+            item.shingles,
+            item.bands,
+            is_reference[rows],
+            threshold,
+            meanings=item.meanings,
+            parts=item.parts,
+            verdicts=verdict[rows],
         )
         keeper[rows] = np.where(nearest >= 0, nearest + rows.start, -1)
     alike = np.flatnonzero(keeper >= 0)

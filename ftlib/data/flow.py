@@ -38,10 +38,12 @@ from ftlib.data.blocks import (
     kept_table,
     links_in,
     lost_keepers,
+    mere_links,
     only_dropped,
     only_links,
     reasons_in,
     restrict,
+    settled_rows,
     split_columns,
     summarise,
     verdicts,
@@ -65,7 +67,7 @@ from ftlib.data.row_keys import NO_ROWS, row_keys
 from ftlib.data.rowfacts import RowFacts
 from ftlib.data.rowmap import NO_MAP, ROWS_PER_SAMPLE, Fingerprint, RowMap, choose_bounds
 from ftlib.data.rows import ReadTask
-from ftlib.data.sign import SignSettings, sign
+from ftlib.data.sign import JUDGING_SHAPES, SignSettings, sign
 from ftlib.data.split import SPLIT, TRAIN
 from ftlib.data.split_tasks import split_rows
 from ftlib.data.stored import PASSES, Store, StoredBlock, blocks_of
@@ -149,10 +151,16 @@ class Flow:
             filter_time_field=config.filter.date_field if config.filter.max_age_days else None,
             benchmarks=self._references.benchmarks,
             benchmark_ngram=config.decontaminate.ngram,
+            judged=self._judged(),
         )
         self._partitions = config.execution.num_partitions
         self._bounds = NO_ROWS
         self._sources = {task.rank: task.source for task in tasks}
+
+    def _judged(self) -> frozenset[str]:
+        """Sources whose answers are judged one by one."""
+        tasks = (*self._tasks, *self._references.corpus)
+        return frozenset(task.source for task in tasks if task.shape in JUDGING_SHAPES)
 
     def run(self) -> Outcome:
         """All stages up to the split."""
@@ -309,14 +317,14 @@ class Flow:
         equal = find_equal(
             signatures, self._partitions, conflicts=conflicts, preferred=preferred, without=without, among=among
         )
-        settled = RowMap.cut(equal, bounds, lambda tables: pa.concat_tables(tables).select([s.ROW]))
+        settled = RowMap.cut(equal, bounds, settled_rows)
         out = without.union(settled)
         common = common_text(signatures, self._partitions, out, among)
         near = find_near(
             signatures, config.dedup, self._partitions, bounds, preferred=preferred, without=out, among=among,
             common=common,
         )  # fmt: skip
-        blocks = [*follow_keepers(equal, near, self._partitions), *near]
+        blocks = [*follow_keepers(equal, near, self._partitions), *near, *map_blocks(equal, mere_links)]
         wait_for(blocks, "comparing records", logger)
         if config.dedup.enabled and config.dedup.action == "drop":
             return summarise(blocks, bounds)

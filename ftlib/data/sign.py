@@ -6,6 +6,7 @@ texts of a table are hashed once. Cost: about 40 ns a character with 128 permuta
 
 import functools
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ ORDER, GROUP, SPLIT_TIME, FILTER_TIME, OVERLAP = "order", "group_hash", "split_t
 MEANINGS = ("symbols_hash", "skeleton_hash", "values_hash", "operators_hash")
 """Columns of `text.symbols.Meanings`, in its order."""
 WORDS = "words"
+JUDGED = "judged"
+JUDGING_SHAPES = ("kto",)
+"""Shapes whose good answers look like any other record's."""
 
 SIGNATURE = pa.schema(
     [
@@ -44,6 +48,8 @@ SIGNATURE = pa.schema(
         ("input_hash", pa.uint64()),
         ("outcome_hash", pa.uint64()),
         ("label_hash", pa.uint64()),
+        ("verdict_hash", pa.uint64()),
+        (JUDGED, pa.bool_()),
         ("exact_hash", pa.binary(16)),
         (ORDER, pa.int64()),
         (GROUP, pa.uint64()),
@@ -56,7 +62,9 @@ SIGNATURE = pa.schema(
         ("shingles", pa.list_(pa.uint64())),
     ]
 )
-"""`outcome_hash`: of answer and label. `exact_hash`: of all that a record says. Rows that could not be read are
+"""`outcome_hash`: of answer and label. `judged`: whether answers are compared or judged good or bad, so that a prompt
+comes with several; `verdict_hash`: of the label, and of answers and verdict of a judged record: only records that
+agree in it stand for each other. `exact_hash`: of all that a record says. Rows that could not be read are
 `broken` and have no hashes. `order`: of two records of a cluster the one with the smaller is kept. `group_hash` (0:
 none) and the times (seconds, `NO_TIME` without a date) are of the metadata fields that the configuration names;
 `overlap`: a code of `data.overlap` for the benchmarks. `MEANINGS`: what shingles leave out. `words`: a sketch of
@@ -74,6 +82,8 @@ class SignSettings:
     filter_time_field: str | None = None
     benchmarks: Overlap = NOTHING
     benchmark_ngram: int = 13
+    judged: frozenset[str] = frozenset()
+    """Sources whose answers are judged one by one, the good ones too."""
 
 
 def spoken(record: dict[str, Any]) -> list[str]:
@@ -89,7 +99,7 @@ def spoken(record: dict[str, Any]) -> list[str]:
 
 def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     """Hashes of each record: `schema.READ` or `schema.PROCESSED` → `SIGNATURE`."""
-    names = [s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL, s.ERROR]
+    names = [s.MESSAGES, s.TEXT, s.REJECTED, s.LABEL, s.ERROR, s.SOURCE]
     records = table.select(names).to_pylist()
     broken = np.array([record[s.ERROR] is not None for record in records], dtype=bool)
     parts = [[] if bad else spoken(record) for record, bad in zip(records, broken, strict=True)]
@@ -102,7 +112,7 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
     shingles, keys, words, meanings = sketcher(list(distinct))
     columns = {
         "broken": broken,
-        **_hashes(records, parts, KeyedHash(settings.key, "dedup")),
+        **_hashes(records, parts, KeyedHash(settings.key, "dedup"), settings.judged),
         **_metadata_columns(table, whole, settings),
         OVERLAP: settings.benchmarks.codes(parts, settings.benchmark_ngram, settings.key)
         if len(settings.benchmarks.texts)
@@ -183,7 +193,9 @@ _sketcher = functools.lru_cache(maxsize=2)(_Sketcher)
 """The one of a process for its settings."""
 
 
-def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hasher: KeyedHash) -> dict[str, Any]:
+def _hashes(
+    records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hasher: KeyedHash, judging: frozenset[str]
+) -> dict[str, Any]:
     """Columns of hashes. Each text is normalised and hashed once; what a record says is a hash of those hashes."""
     texts = {text: b"" for part in parts for text in part}
     texts |= {record[s.REJECTED]: b"" for record in records if record[s.REJECTED] is not None}
@@ -192,25 +204,37 @@ def _hashes(records: Sequence[dict[str, Any]], parts: Sequence[list[str]], hashe
         units = cased_units(text)
         texts[text] = hasher.digest(normal + b"\0" + units.encode() if units else normal)
     nothing = hasher.digest(b"")
-    inputs, outcomes, labels, everything = [], [], [], []
-    for record, part in zip(records, parts, strict=True):
+    inputs, outcomes, labels, verdicts, everything = [], [], [], [], []
+    judged = np.array([record[s.REJECTED] is not None or record[s.SOURCE] in judging for record in records], dtype=bool)
+    for record, part, is_judged in zip(records, parts, judged.tolist(), strict=True):
         hashed = [texts[text] for text in part]
         has_answer = record[s.MESSAGES] is not None and len(hashed) > 1
         question, answer = (hashed[:-1], hashed[-1]) if has_answer else (hashed, nothing)
         label = (record[s.LABEL] or "").encode()
         rejected = nothing if record[s.REJECTED] is None else texts[record[s.REJECTED]]
-        # Several preference pairs for one prompt are no contradiction, nor is a bad answer beside a good one.
-        outcome = nothing if record[s.REJECTED] is not None else answer
-        inputs.append(b"".join([*question, b"bad" if is_bad_answer_alone(record) else b""]))
-        outcomes.append(outcome + label)
+        bad = b"bad" if is_bad_answer_alone(record) else b""
+        compared = (_last_lines(record, hasher) if record[s.TEXT] else (*hashed[-1:], rejected)) if is_judged else ()
+        inputs.append(b"".join(question))
+        outcomes.append(answer + label)
         labels.append(label)
-        everything.append(b"".join([*hashed, rejected, label]))
+        verdicts.append(b"".join([*compared, bad, b"judged", label]) if is_judged else label)
+        everything.append(b"".join([*hashed, rejected, bad, label]))
     return {
         "input_hash": hasher.uint64s(inputs),
         "outcome_hash": hasher.uint64s(outcomes),
         "label_hash": hasher.uint64s(labels),
+        "verdict_hash": hasher.uint64s(verdicts),
+        JUDGED: judged,
         "exact_hash": pa.array([hasher.digest(item) for item in everything], pa.binary(16)),
     }
+
+
+def _last_lines(record: dict[str, Any], hasher: KeyedHash) -> tuple[bytes, bytes]:
+    """Of a comparison in plain text, what follows the lines that both texts begin with: the two answers."""
+    better, worse = record[s.TEXT], record[s.REJECTED] or ""
+    start = os.path.commonprefix([better, worse]).rfind("\n") + 1
+    first, second = normalize_all([better[start:], worse[start:]])
+    return hasher.digest(first), hasher.digest(second)
 
 
 _ORDERS: dict[str, Callable[[str], int]] = {"longest": len, "quality": lambda text: round(1e6 * quality(text))}

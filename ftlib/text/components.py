@@ -101,7 +101,7 @@ def verify(
     Args:
         shingles: the documents' shingle sets.
         bands: uint64, the band keys of each document.
-        labels: [num_docs]; documents whose labels differ never stand for each other.
+        labels: [num_docs]; documents whose labels (or verdicts) differ never stand for each other.
         threshold: smallest similarity of near-duplicates.
         drop_above: smallest similarity at which one is dropped; `threshold` by default.
         meanings: what the shingles leave out; by default nothing.
@@ -168,6 +168,7 @@ def nearest_reference(
     *,
     meanings: Meanings | None = None,
     parts: Parts | None = None,
+    verdicts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each document that is none of a reference corpus, the most similar one that is.
 
@@ -178,6 +179,7 @@ def nearest_reference(
         threshold: smallest similarity that counts.
         meanings: what the shingles leave out: documents that differ in it are not alike.
         parts: as for `verify`.
+        verdicts: uint64 [num_docs]: of judged documents, 0 for others; two that have another one are not alike.
 
     Returns:
         int64 [num_docs]: index of the reference document, -1 without one; float64 [num_docs]: the similarity, or 0.
@@ -193,6 +195,8 @@ def nearest_reference(
         shared = {other for key in bands[document].tolist() for other in buckets.get(key, ())}
         for other in sorted(shared):
             value = alike(document, other)
+            if verdicts is not None and 0 != verdicts[document] != verdicts[other] != 0:
+                continue
             if meanings is not None and meanings.differ(document, other, value):
                 continue
             if value >= threshold and value > score[document]:
