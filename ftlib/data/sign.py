@@ -6,7 +6,6 @@ texts of a table are hashed once. Cost: about 40 ns a character with 128 permuta
 
 import functools
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -118,7 +117,9 @@ def sign(table: pa.Table, settings: SignSettings) -> pa.Table:
         if len(settings.benchmarks.texts)
         else np.zeros(len(parts), dtype=np.uint8),
         **dict(zip(MEANINGS, meanings[copy].T, strict=True)),
-        WORDS: pa.array([sketch.tobytes() for sketch in words[copy]], pa.binary(SKETCH_BYTES)),
+        WORDS: pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(SKETCH_BYTES), len(copy), [None, pa.py_buffer(words[copy].tobytes())]
+        ),
         "bands": _lists(keys.reshape(-1), np.arange(0, keys.size + 1, keys.shape[-1])).take(pa.array(copy)),
         "shingles": _lists(shingles.values, shingles.offsets).take(pa.array(copy)),
     }
@@ -199,10 +200,11 @@ def _hashes(
     """Columns of hashes. Each text is normalised and hashed once; what a record says is a hash of those hashes."""
     texts = {text: b"" for part in parts for text in part}
     texts |= {record[s.REJECTED]: b"" for record in records if record[s.REJECTED] is not None}
-    for text, normal in zip(texts, normalize_all(list(texts)), strict=True):
-        # Lower case merges mW and MW.
-        units = cased_units(text)
-        texts[text] = hasher.digest(normal + b"\0" + units.encode() if units else normal)
+    normal = normalize_all(list(texts))
+    # Lower case merges mW and MW.
+    units = map(cased_units, texts)
+    contents = [text + b"\0" + unit.encode() if unit else text for text, unit in zip(normal, units, strict=True)]
+    texts = dict(zip(texts, hasher.digests(contents), strict=True))
     nothing = hasher.digest(b"")
     inputs, outcomes, labels, verdicts, everything = [], [], [], [], []
     judged = np.array([record[s.REJECTED] is not None or record[s.SOURCE] in judging for record in records], dtype=bool)
@@ -219,22 +221,32 @@ def _hashes(
         labels.append(label)
         verdicts.append(b"".join([*compared, bad, b"judged", label]) if is_judged else label)
         everything.append(b"".join([*hashed, rejected, bad, label]))
+    exact = dict.fromkeys(everything, b"")
+    exact = dict(zip(exact, hasher.digests(exact), strict=True))
     return {
-        "input_hash": hasher.uint64s(inputs),
-        "outcome_hash": hasher.uint64s(outcomes),
-        "label_hash": hasher.uint64s(labels),
-        "verdict_hash": hasher.uint64s(verdicts),
+        "input_hash": _of_each(inputs, hasher),
+        "outcome_hash": _of_each(outcomes, hasher),
+        "label_hash": _of_each(labels, hasher),
+        "verdict_hash": _of_each(verdicts, hasher),
         JUDGED: judged,
-        "exact_hash": pa.array([hasher.digest(item) for item in everything], pa.binary(16)),
+        "exact_hash": pa.array([exact[content] for content in everything], pa.binary(16)),
     }
+
+
+def _of_each(contents: Sequence[bytes], hasher: KeyedHash) -> UInt64s:
+    """Hashes of contents of which many are the same."""
+    known = dict.fromkeys(contents, 0)
+    known = dict(zip(known, hasher.uint64s(known).tolist(), strict=True))
+    return np.fromiter(map(known.__getitem__, contents), dtype=np.uint64, count=len(contents))
 
 
 def _last_lines(record: dict[str, Any], hasher: KeyedHash) -> tuple[bytes, bytes]:
     """Of a comparison in plain text, what follows the lines that both texts begin with: the two answers."""
-    better, worse = record[s.TEXT], record[s.REJECTED] or ""
-    start = os.path.commonprefix([better, worse]).rfind("\n") + 1
-    first, second = normalize_all([better[start:], worse[start:]])
-    return hasher.digest(first), hasher.digest(second)
+    better, worse = record[s.TEXT].split("\n"), (record[s.REJECTED] or "").split("\n")
+    shortest = min(len(better), len(worse)) - 1
+    start = next((i for i in range(shortest) if better[i] != worse[i]), shortest)
+    first, second = hasher.digests(normalize_all(["\n".join(lines[start:]) for lines in (better, worse)]))
+    return first, second
 
 
 _ORDERS: dict[str, Callable[[str], int]] = {"longest": len, "quality": lambda text: round(1e6 * quality(text))}

@@ -15,7 +15,10 @@ NUM_COUNTERS = 64
 SKETCH_BYTES = 2 * NUM_COUNTERS
 MAX_CHARS = 3000
 """Longer texts get no sketch: what is a word in so many?"""
-_CHUNK_WORDS = 1 << 18
+_CHUNK_WORDS = 1 << 15
+_MAX_IN_BYTE = 255
+_SPREAD = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.uint64).ravel()
+"""Byte → its bits, each in a byte of its own; uint64 [256]."""
 
 
 def word_sketches(tokens: UInt64s, bounds: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -36,11 +39,26 @@ def word_sketches(tokens: UInt64s, bounds: np.ndarray, chosen: np.ndarray) -> np
     for start, stop in itertools.pairwise([0, *groups.tolist(), len(index)]):
         part = index[start:stop]
         words = np.concatenate([tokens[bounds[i] : bounds[i + 1]] for i in part.tolist()])
-        bits = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1)
-        starts = np.concatenate([[0], np.cumsum(lengths[part])[:-1]])
-        ones = np.add.reduceat(bits, starts, axis=0, dtype=np.int16)
-        found[part] = 2 * ones - lengths[part, None].astype(np.int16)
+        found[part] = 2 * _ones(words, lengths[part]) - lengths[part, None].astype(np.int16)
     return found
+
+
+def _ones(words: UInt64s, lengths: np.ndarray) -> np.ndarray:
+    """How often each bit is set in the words of each text; int16 [num_texts, 64].
+
+    The eight bits of a byte are added at once, as the bytes of one number, for as many words as such a byte can count.
+    """
+    stops = np.cumsum(lengths)
+    pieces = np.maximum(-(-lengths // _MAX_IN_BYTE), 1)
+    texts = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(texts)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = np.repeat(stops - lengths, pieces) + number * _MAX_IN_BYTE
+    sums = np.add.reduceat(_SPREAD[words.view(np.uint8).reshape(-1, 8)], starts, axis=0)
+    counts = sums.view(np.uint8).reshape(-1, NUM_COUNTERS).astype(np.int16)
+    if len(texts) == len(lengths):
+        return counts
+    first = np.cumsum(pieces) - pieces
+    return np.add.reduceat(counts, first, axis=0)
 
 
 def word_distance(left: np.ndarray, right: np.ndarray) -> float:

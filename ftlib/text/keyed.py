@@ -36,20 +36,24 @@ class KeyedHash:
 
     def uint64s(self, contents: Iterable[bytes]) -> UInt64s:
         """uint64 [num_contents]; the same as `uint64` of each in half the time."""
-        start = hashlib.blake2b(digest_size=8, key=self._key, person=self._purpose)
+        return np.frombuffer(b"".join(self.digests(contents, 8)), dtype="<u8").astype(np.uint64)
+
+    def digests(self, contents: Iterable[bytes], size: int = 16) -> list[bytes]:
+        """`digest` of each content, in half the time."""
+        start = hashlib.blake2b(digest_size=size, key=self._key, person=self._purpose)
 
         def digest(content: bytes) -> bytes:
             state = start.copy()
             state.update(content)
             return state.digest()
 
-        return np.frombuffer(b"".join(map(digest, contents)), dtype="<u8").astype(np.uint64)
+        return list(map(digest, contents))
 
     def remembered_uint64s(self, contents: Sequence[bytes]) -> UInt64s:
         """`uint64s` of short contents that come again and again, such as words: looked up where seen before."""
         if len(self._known) > _MAX_REMEMBERED:
             self._known.clear()
-        new = [content for content in contents if content not in self._known]
+        new = list(dict.fromkeys(content for content in contents if content not in self._known))
         self._known.update(zip(new, self.uint64s(new).tolist(), strict=True))
         return np.fromiter(map(self._known.__getitem__, contents), dtype=np.uint64, count=len(contents))
 

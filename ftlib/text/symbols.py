@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftlib.text.keyed import KeyedHash, UInt64s
-from ftlib.text.normalize import fold_compatible
+from ftlib.text.normalize import few_beyond_ascii, fold_compatible
 from ftlib.text.scripts import find_words
 from ftlib.text.words import ascii_words
 
@@ -41,21 +41,22 @@ _ALWAYS = r"+=<>%^&~\\$"
 _OPERATOR = r"-+*/=<>^%&|"
 _BESIDE = rf"""
         (?<=[{_ALWAYS}/])
-      | (?<=\w\#)                              # C#, not a heading
+      | (?<=[.,:;])(?=\d)(?:(?<=\d[.,:;]) | (?<!\w\.)(?<=\.))
+      | (?<![.,:;])(?: (?<=\w\#)                              # C#, not a heading
       | (?<=[\w)\]]\*)(?=\*?[\w(\[]) | (?<=[^\s*]\s\*)(?=\s) | (?<=\w\*\*)(?=\w)      # a*b and a * b, not emphasis
       | (?<=[\w)\]]\|)(?=[\w(\[]) | (?<=\|\|)
       | (?<=\d-)(?=\d) | (?<=\d\s-)(?=\s\d)    # 5-3, 5 - 3
       | (?<![\w)\]]-)(?<=-)(?=\w|\.\d)         # -5, --force
       | (?<=\s\w\s-)(?=\s\w\b)               # x - y
-      | (?<=\d[.,:;])(?=\d) | (?<!\w\.)(?<=\.)(?=\d)
       | (?<=!)(?=[\w=(])
       | (?<=@)(?=\w)
-      | (?<=\w[(\[]) | (?<=[{_OPERATOR}][(\[]) | (?<=[{_OPERATOR}]\s[(\[]) | (?<=[)\]])(?=\s*[{_OPERATOR}])
+      | (?<=\w[(\[]) | (?<=[{_OPERATOR}][(\[]) | (?<=[{_OPERATOR}]\s[(\[]) | (?<=[)\]])(?=\s*[{_OPERATOR}]) )
 """
 """What must stand before and after a symbol's character for it to count."""
 _SOMETIMES = r"#*|/.,:;!@()\[\]\-"
 _BESIDE_OTHERS = dict.fromkeys(map(ord, "*|/.,:;!@()[]-"))
 _ASCII = re.compile(rf"[{_ALWAYS}{_SOMETIMES}](?:{_BESIDE})", re.VERBOSE)
+_PLAIN_ASCII = bytes(byte for byte in range(128) if chr(byte) not in "+=<>%^&~\\$")
 _ANY_CHARACTER_BUT = bytes(byte for byte in range(256) if chr(byte) not in "+=<>%^&~\\$")
 
 _MONTH = r"(?:jan|feb|mar|apr|may|mai|jun|jul|aug|sep|okt|oct|nov|dec|dez)[a-z]*"
@@ -82,7 +83,12 @@ def symbols(text: str) -> str:
             return text.encode().translate(None, _ANY_CHARACTER_BUT).decode()
         return "".join(_ASCII.findall(_without_layout(text)))
     if len(text) > MAX_SYMBOL_CHARS:
-        return "".join(_any_always().findall(text))
+        encoded = text.encode("utf-8", "surrogatepass")
+        few = few_beyond_ascii(text)
+        if few is not None and not _any_always().search("".join(few)):
+            return encoded.translate(None, _ANY_CHARACTER_BUT).decode()
+        found = encoded.translate(None, _PLAIN_ASCII).decode("utf-8", "surrogatepass")
+        return "".join(_any_always().findall(found))
     return "".join(_any().findall(_without_layout(_DASHES.sub("-", fold_compatible(text)))))
 
 
@@ -141,14 +147,15 @@ def skeleton_and_values(text: str) -> tuple[str, str]:
     parts: list[str] = []
     end = 0
     for match in _NUMBER.finditer(text):
-        before = text[max(end, match.start() - _MAX_BEFORE) : match.start()]
-        if before[-1:].isalnum() or before[-1:] == "_":
+        start, stop = match.span()
+        last = text[start - 1] if start > end else ""
+        if last.isalnum() or last == "_":
             continue
-        value = _value(before, match)
+        value = _value(text[max(end, start - _MAX_BEFORE) : start], match)
         if value is not None:
             values.append(value)
-        parts += [text[end : match.start()], " 0 "]
-        end = match.end()
+        parts += (text[end:start], " 0 ")
+        end = stop
     if not values:
         return "", ""
     bare = "".join([*parts, text[end:]])
@@ -159,7 +166,10 @@ def skeleton_and_values(text: str) -> tuple[str, str]:
 def _value(before: str, match: re.Match[str]) -> str | None:
     """An amount with its sign, currency and unit; None for a date, a time, a year or a long number."""
     number = match[0]
-    if match["day"] is not None or _DATE.fullmatch(number) or _MONTH_BEFORE.search(before):
+    bare = number.isdigit()
+    if not bare and (match["day"] is not None or _DATE.fullmatch(number)):
+        return None
+    if _follows_month(before):
         return None
     start = len(before)
     while start and before[start - 1] in _SIGNS:
@@ -167,9 +177,18 @@ def _value(before: str, match: re.Match[str]) -> str | None:
     sign = "".join(before[start:].split())
     if sign == "-" and start and before[start] == "-":
         return None  # a hyphen: part of a name
-    if not sign.strip(".") and number.isdigit() and (len(number) > _MAX_VALUE_DIGITS or 1900 <= int(number) < 2100):
+    if bare and not sign.strip(".") and (len(number) > _MAX_VALUE_DIGITS or 1900 <= int(number) < 2100):
         return None
-    return sign + "".join(number.split())
+    return sign + (number if bare else "".join(number.split()))
+
+
+def _follows_month(before: str) -> bool:
+    """Whether a number stands behind the name of a month, or behind `#`."""
+    last, letter = before[-1:], before[-2:-1]
+    if last == "#":
+        return True
+    # The expression alone takes half the time of a value.
+    return last.isspace() and (letter.isalpha() or letter == ".") and _MONTH_BEFORE.search(before) is not None
 
 
 @dataclass(frozen=True)

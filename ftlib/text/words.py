@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from ftlib.text.keyed import KeyedHash, UInt64s
-from ftlib.text.normalize import fold_compatible, normalize
+from ftlib.text.normalize import few_beyond_ascii, fold_compatible, lower, normalize
 from ftlib.text.scripts import ALONE, GAP, INVISIBLE, LETTER, MARK, classes, find_words
 
 _WORD = re.compile(r"\w")
 _GAP = b"\0"
 _END = "\x01"
+_SIMPLE = frozenset({GAP, LETTER})
 _LETTERS = bytes(byte if byte >= 128 or _WORD.match(chr(byte)) else 0 for byte in range(256)).lower()
 """Byte of UTF-8 → itself in lower case, or 0 for ASCII that is no part of a word."""
 _SPACED = _LETTERS.replace(_GAP, b" ")
@@ -45,13 +46,12 @@ def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.nda
     parts = _word_bytes(texts)
     joined = _GAP + _GAP.join(parts) + _GAP
     inside = np.frombuffer(joined, dtype=np.uint8) != 0
-    edges = np.flatnonzero(inside[1:] != inside[:-1])
-    starts, stops = edges[::2], edges[1::2]
-    places = np.concatenate([[0], np.cumsum(stops - starts)])
-    letters = joined.translate(None, _GAP)
-    buffers = [None, pa.py_buffer(places.astype(np.int64)), pa.py_buffer(letters)]
+    starts = np.flatnonzero(inside[1:] > inside[:-1]) + 1
+    # Each word with the gap behind it, or all words would have to be copied; the different ones are cut.
+    buffers = [None, pa.py_buffer(np.append(starts, len(joined))), pa.py_buffer(joined)]
     encoded = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(starts), buffers).dictionary_encode()
-    hashes = hasher.remembered_uint64s(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
+    distinct = [word.rstrip(_GAP) for word in encoded.dictionary.to_pylist()]
+    hashes = hasher.remembered_uint64s(distinct)[encoded.indices.to_numpy()]
     ends = np.cumsum([len(part) + 1 for part in parts], dtype=np.int64)
     offsets = np.concatenate([[0], np.searchsorted(starts, ends)])
     return _with_wordless(texts, hashes, offsets, hasher)
@@ -60,11 +60,26 @@ def hash_words(texts: Sequence[str], hasher: KeyedHash) -> tuple[UInt64s, np.nda
 def _word_bytes(texts: Sequence[str]) -> list[bytes]:
     """UTF-8 of each normalised text, zero in place of what is no part of a word and between characters of their own."""
     plain = [text.isascii() for text in texts]
-    others = [fold_compatible(text).lower() for text, easy in zip(texts, plain, strict=True) if not easy]
-    separated = iter(_separated(others))
+    others = [lower(fold_compatible(text)) for text, easy in zip(texts, plain, strict=True) if not easy]
+    found = list(map(_simply_separated, others))
+    rest = iter(_separated([text for text, simple in zip(others, found, strict=True) if simple is None]))
+    separated = (next(rest) if simple is None else simple for simple in found)
     return [
         text.encode().translate(_LETTERS) if easy else next(separated) for text, easy in zip(texts, plain, strict=True)
     ]
+
+
+def _simply_separated(text: str) -> bytes | None:
+    """`_word_bytes` of a normalised text whose characters beyond ASCII are few letters and gaps; None for others."""
+    few = few_beyond_ascii(text)
+    kinds = {character: int(classes()[ord(character)]) for character in few or ()}
+    if few is None or not _SIMPLE.issuperset(kinds.values()):
+        return None
+    encoded = text.encode("utf-8", "surrogatepass").translate(_LETTERS)
+    for character, kind in kinds.items():
+        if kind == GAP:
+            encoded = encoded.replace(character.encode("utf-8", "surrogatepass"), _GAP)
+    return encoded
 
 
 def _separated(texts: Sequence[str]) -> list[bytes]:
