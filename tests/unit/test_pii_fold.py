@@ -234,3 +234,37 @@ def test_names_in_windows_are_those_of_the_whole_text_found_once():
 
 def test_a_backslash_with_an_accent_is_no_escape():
     assert fold("a\\\u0301 b").text
+
+
+@pytest.mark.parametrize("escape", [r"\n", r"\t", r"\r\n", r"\n\n", r"\\n", r"\\\\t", r"\"", r"\'", r"\/"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "212-555-0187", "+1 212-555-0187", "078-05-1120", "192.168.10.7", "2001:0db8:85a3::8a2e:0370:7334",
+        "00:1B:44:11:3A:B7", "https://jane-roe.example.com/x", "AKIAIOSFODNN7EXAMPLE",
+        "ghp_abcdefghijklmnopqrstuvwxyz0123456789", "jane.roe@example.com", "DE89 3704 0044 0532 0130 00",
+    ],
+)  # fmt: skip
+def test_a_value_behind_an_escape_is_found(fast, escape, value):
+    text = f"Told us:{escape}{value}, {escape}as before"
+    start, end = text.index(value), text.index(value) + len(value)
+    found = fast.analyze([text])[0]
+    assert any(item.start <= start and end <= item.end for item in found)
+    # Nothing but the escape may go with it.
+    assert all(item.start >= start - len(escape) and item.end <= end for item in found)
+
+
+@pytest.mark.parametrize(
+    "text", [r"C:\new\reports\temp", r"\\server\tools", r"\text{a} \ref{b}", r"a\nb", r"\times 5", r"{\rm kg}"]
+)
+def test_a_path_or_a_command_is_no_escape(text):
+    assert fold(text).text == text
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="\\nrt/\"'u2013a1 \u0301", max_size=30))
+def test_escapes_keep_the_places(text):
+    copy = fold(text)
+    places = [copy.span(at, at + 1) for at in range(len(copy.text))]
+    assert all(0 <= start < end <= len(text) for start, end in places)
+    assert places == sorted(places)

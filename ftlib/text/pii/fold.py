@@ -2,10 +2,10 @@ r"""One folded copy of a text for matching, with a map of its offsets back.
 
 In: a text as written. Out: `Folded`, whose text spells alike what readers see alike: accents composed (NFC), dashes,
 blanks, quotes, full-width signs and the digits of all scripts as ASCII, characters without width taken out, and
-`\u2013` and `&nbsp;` (JSON's and HTML's spellings) as the characters that they stand for. `Folded.span` gives the
-characters of the original that a span of the copy came from, those taken out within it included.
+`\u2013`, `\n`, `\/` and `&nbsp;` (JSON's and HTML's spellings) as the characters that they stand for. `Folded.span`
+gives the characters of the original that a span of the copy came from, those taken out within it included.
 
-Cost: a text of ASCII without `\u` and `&` is its own copy, told in under a microsecond; others take one pass of an
+Cost: a text of ASCII without `\` and `&` is its own copy, told in under a microsecond; others take one pass of an
 expression, and a second one that rewrites what has to be.
 """
 
@@ -37,7 +37,13 @@ _JOINING = (
     r"\u09be\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dcf\u0ddf\u102e\u1161-\u1175"
     r"\u11a8-\u11c2\u1b35\U00011127\U0001133e\U00011357\U000114b0\U000114ba\U000114bd\U000115af\U00011930"
 )
-_ESCAPES = r"\\u[0-9A-Fa-f]{4}|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
+_ESCAPED_VALUE = r"(?:https?|ftp)://|[a-z]{2,5}[-_][A-Za-z0-9]|[0-9a-f]{1,4}:"
+"""What a line may begin with in small letters: behind `\\n` they are else the rest of a path (`\\new`)."""
+_LINE_ESCAPE = rf"\\{{1,8}}[nrt](?:(?![a-z])|(?={_ESCAPED_VALUE}))"
+_ESCAPES = (
+    rf"\\u[0-9A-Fa-f]{{4}}|{_LINE_ESCAPE}|\\{{1,8}}[/\"']|" r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
+)
+_LINES = {"n": "\n", "r": "\n", "t": " "}
 _MAX_MARKS = 30
 """Marks on one letter that are composed, as in Unicode's stream-safe format: sorting them takes quadratic time."""
 
@@ -118,7 +124,7 @@ class Folded:
 
 def fold(text: str) -> Folded:
     """The folded copy of a text."""
-    if text.isascii() and "\\u" not in text and "&" not in text:
+    if text.isascii() and "\\" not in text and "&" not in text:
         return Folded(text, text)
     folds = _folds()
     normal = text.isascii() or unicodedata.is_normalized("NFC", text)
@@ -186,6 +192,8 @@ def folded(text: str) -> str:
 def _rewritten(found: str, folds: _Folds) -> str:
     if found.startswith("\\u") or (found[0] == "&" and found[-1] == ";"):
         return _unescaped(found, folds)
+    if found[0] == "\\":
+        return _LINES.get(found[-1], found[-1])
     if folds.dropped.fullmatch(found):
         return ""
     plain = folds.dropped.sub(lambda match: match[0] if unicodedata.combining(match[0][0]) else "", found)
