@@ -31,3 +31,9 @@ def test_ordinary_texts_keep_their_words(fast):
     assert len(texts) == 300
     lost, total = words_lost(texts, [[(item.start, item.end) for item in items] for items in fast.analyze(texts)])
     assert lost <= 0.01 * total
+
+
+@pytest.mark.parametrize("text", ["éMaria Gonzalezé", '{"name": "éMaria Gonzalezé"}', "cléMaria Gonzalez"])
+def test_a_name_behind_an_accented_letter_is_found(text: str) -> None:
+    items = PiiAnalyzer(PiiConfig(profile="fast")).analyze([text])[0]
+    assert any("Maria Gonzalez" in text[item.start : item.end] for item in items)

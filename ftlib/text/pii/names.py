@@ -119,7 +119,9 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
     """Capitalised words that begin with a common given name: `Emily Rodriguez`, `Judy`."""
 
     def __init__(self, language: str = "en") -> None:
-        self._word = compile_latin(rf"(?<![\w.@/\\-]){_UP}[{LATIN}]+(?:-{_UP}[{LATIN}]+)?")
+        # A capital behind an accented small letter begins a word, too: damaged text and identifiers join words so.
+        edge = r"(?:(?<![\w.@/\\-])|(?<=[à-öø-ÿ])(?=[A-Z][a-z]))"
+        self._word = compile_latin(rf"{edge}{_UP}[{LATIN}]+(?:-{_UP}[{LATIN}]+)?")
         self._surnames = compile_latin(
             rf"((?:[ ]{_PARTICLE}{{0,2}}{_LATIN_NAME}|[ ]{_UP}\.(?=[ ,;)\n]|$)){{0,3}})(?![\w@])"
         )
