@@ -50,6 +50,8 @@ _CARRIED = {
     "role", "from", "content", "value", *_REASONING, s.NAME, s.TOOL_CALLS, s.TOOL_CALL_ID, "function_call",
     *_NOT_LEARNT,
 }  # fmt: skip
+_PLAIN = {"role", "from", "content", "value"}
+"""Who speaks and what is said: most messages have no more."""
 _REFUSED = {"image": "image_content", "audio": "audio_content", "video": "video_content", "file": "file_content"}
 """Beginning of a part's type, or of a message's key → error class."""
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -122,29 +124,35 @@ def _message(item: Any, left: Left, place: str) -> Message:
         raise RowError("bad_messages" if given is None else "unknown_role")
     given = given.strip().lower()
     message: Message = {"role": ROLES[given], s.CONTENT: None}
+    plain = item.keys() <= _PLAIN
     value = item.get("content") if item.get("content") is not None else item.get("value")
-    calls = _calls(item, left, place)
+    calls = [] if plain else _calls(item, left, place)
     if given in _CALLING:
         calls += _called_in_text(value, left, f"{place}.value")
         value = None
     elif value is not None and not (calls and is_blank(value)):
         _set_content(message, value, left, place)
-    for name in _REASONING:
-        if not is_blank(item.get(name)):
-            message[s.REASONING] = as_text(item[name])
-            break
-    for name in (s.NAME, s.TOOL_CALL_ID):
-        if not is_blank(item.get(name)):
-            message[name] = as_text(item[name])
+    if not plain:
+        _add_details(message, item)
     if calls:
         message[s.TOOL_CALLS] = calls
     elif message[s.CONTENT] is None:
         if message["role"] != "tool":
             raise RowError("null_text")
         message[s.CONTENT] = ""  # a tool that gives nothing back has run all the same
-    _mark_not_learnt(message, item, left, place)
+    if not plain:
+        _mark_not_learnt(message, item, left, place)
     _count_left(item, _CARRIED, left, place)
     return message
+
+
+def _add_details(message: Message, item: Mapping[str, Any]) -> None:
+    thought = next((item[name] for name in _REASONING if not is_blank(item.get(name))), None)
+    if thought is not None:
+        message[s.REASONING] = as_text(thought)
+    for name in (s.NAME, s.TOOL_CALL_ID):
+        if not is_blank(item.get(name)):
+            message[name] = as_text(item[name])
 
 
 def _set_content(message: Message, value: Any, left: Left, place: str) -> None:
@@ -253,6 +261,8 @@ def _mark_not_learnt(message: Message, item: Mapping[str, Any], left: Left, plac
 
 
 def _count_left(item: Mapping[str, Any], carried: set[str], left: Left, place: str) -> None:
+    if item.keys() <= carried:
+        return
     for name, value in item.items():
         if name in carried or is_nothing(value):
             continue

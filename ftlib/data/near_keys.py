@@ -30,6 +30,8 @@ def folded_key(key: str) -> str:
     Gone are case, accents, the width and script of digits, leading zeros, blanks, dashes, other punctuation, and the
     `+tag` of an e-mail address.
     """
+    if key.isascii():
+        return _OTHER.sub("", _ZEROS.sub("", _TAG.sub("", key.lower())))
     wide = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", key).casefold())
     plain = "".join(_digit(char) for char in wide if not unicodedata.combining(char) and _is_visible(char))
     return _OTHER.sub("", _ZEROS.sub("", _TAG.sub("", plain)))

@@ -144,14 +144,16 @@ def to_content(row: Row, shape: str, config: InputConfig) -> Content:
         content.label = as_key(_lookup(row, config.label_column), "bad_label") or None
     content.weight = _weight(row.get("weight"))
     content.metadata = _metadata(row.get("metadata"))
-    used = content.used | {config.label_column.split(".")[0], config.subject_column.split(".")[0], *_COMMON_COLUMNS}
+    used = content.used
+    used |= _COMMON_COLUMNS
+    used |= {config.label_column.partition(".")[0], config.subject_column.partition(".")[0]}
     if isinstance(row.get(LANGUAGE), str) and isinstance(content.metadata, dict):
         content.metadata = {LANGUAGE: row[LANGUAGE], **content.metadata}
         if content.metadata[LANGUAGE] == row[LANGUAGE]:
             used.add(LANGUAGE)
     if shape != "canonical" and truth_of(row.get(VERDICT)) is not None:
         used.add(VERDICT)
-    for name, value in row.items():
+    for name, value in () if row.keys() <= used else row.items():
         if name not in used and not is_nothing(value):
             if (kind := name.rstrip("s")) in _MEDIA and _refers_to(content, kind):
                 raise RowError(f"{kind}_content")
