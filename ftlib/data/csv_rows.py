@@ -22,6 +22,8 @@ _DELIMITERS = ",;\t|"
 _SAMPLE_RECORDS = 500
 _QUOTED = re.compile(rb'"(?:[^"\\]++|""|\\.)*+"', re.DOTALL)
 _BLANKS = b" \r\n"
+_SEPARATOR = re.compile(rb'"?sep=(.)"?', re.IGNORECASE)
+"""A first line by which spreadsheets tell each other the delimiter."""
 
 
 def csv_rows(
@@ -34,7 +36,7 @@ def csv_rows(
     number = 0
     try:
         for record in records:
-            if _is_blank(record, header):
+            if _is_blank(record, header) or (header is None and _SEPARATOR.fullmatch(record.content.strip(_BLANKS))):
                 continue
             if header is None:
                 if record.cells is not None:
@@ -81,11 +83,16 @@ def find_dialect(
 ) -> Dialect:
     """The dialect of a file that begins with `head` (UTF-8 with LF; `whole`: that is all of it)."""
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    told = _SEPARATOR.fullmatch(head.partition(b"\n")[0].strip(_BLANKS))
+    if told:
+        head = head.partition(b"\n")[2].lstrip(b"\r\n")
     first_line = _QUOTED.sub(b"", head).partition(b"\n")[0]
     counts = {mark: first_line.count(mark.encode()) for mark in _DELIMITERS}
     several = any(counts.values())
     marks = [mark for mark in _DELIMITERS if counts[mark] or not several]
-    if prefer_tab and "\t" in marks:
+    if told and told[1].decode("latin-1") in _DELIMITERS:
+        marks = [told[1].decode("latin-1")]
+    elif prefer_tab and "\t" in marks:
         marks = ["\t"] if several else ["\t", *(mark for mark in marks if mark != "\t")]
     escapes = {None: (None, "\\"), True: ("\\",), False: (None,)}[backslash]
     if b"\\" not in head and backslash is None:

@@ -108,6 +108,13 @@ def test_the_delimiter_is_that_of_the_rows(tmp_path):
     assert texts == ["hello, world", "a; b, c"]
 
 
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;\r\n\r\n"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_a_line_by_which_spreadsheets_tell_the_delimiter(tmp_path, first, start):
+    content = start + (first + "input;output\na, b;x, y\nc, d;z, w\n").encode()
+    assert pairs(write(tmp_path / "a.csv", content)) == [("a, b", "x, y"), ("c, d", "z, w")]
+
+
 def test_backslashes_escape_where_the_file_says_so(tmp_path):
     escaped = 'input,output\n"say \\"hi\\", please",one\nC:\\\\new,two\n'
     assert pairs(write(tmp_path / "a.csv", escaped)) == [('say "hi", please', "one"), ("C:\\new", "two")]
