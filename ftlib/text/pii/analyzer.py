@@ -20,6 +20,7 @@ from ftlib.text.pii.address import address_recognizers
 from ftlib.text.pii.contact import contact_recognizers
 from ftlib.text.pii.credentials import credential_recognizers
 from ftlib.text.pii.dates import date_recognizers
+from ftlib.text.pii.elements import NamedValueRecognizer
 from ftlib.text.pii.engines import NerEngines
 from ftlib.text.pii.finding import Finding, merge_findings
 from ftlib.text.pii.fold import Folded, fold, folded
@@ -52,6 +53,7 @@ def build_recognizers(language: str = "en", regions: Sequence[str] = ("US", "GB"
         *date_recognizers(language),
         *address_recognizers(language),
         *name_recognizers(language),
+        NamedValueRecognizer(language),
     ]
 
 

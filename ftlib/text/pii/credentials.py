@@ -45,7 +45,8 @@ _PASSWORD_LABEL = (
     r"pwd|pw)\w{0,8}"
 )
 _PASSWORD = (
-    rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}(?i:{_SEP})"
+    rf"(?i:{_PASSWORD_LABEL})(?:\s?\([^)\n]{{1,20}}\))?(?:\s(?:for|of|on)\s[\w.@-]{{1,40}}){{0,2}}"
+    rf"(?i:{_SEP}|\s(?:è|é|es|est|ist|lautet)\s)"
     rf"(?P<v>[^\s'\"`,;<>]{{4,128}})"
 )
 _QUOTED_PASSWORD = rf"(?i:{_PASSWORD_LABEL})[^\n'\"`]{{0,24}}[`'\"](?P<v>[^\s'\"`]{{4,128}})[`'\"]"
@@ -56,8 +57,11 @@ _BARE_PASSWORD = (
     rf"(?i:{_PASSWORD_LABEL})\s[`'\"(]?(?P<v>(?=\S*[\d!@#$%^&*+=?~_-])(?=\S*[A-Za-z])[^\s'\"`,;<>()]{{6,64}})"
 )
 _IN_URL = r"(?<![a-z])[a-z][\w+.-]{1,20}://[^\s:/@]{1,64}:(?P<v>[^\s/@]{1,128})@"
-_SECRET = r"[^\s'\"`,;<>\u0370-\U0010ffff]"
-"""A character of a password: text of another script behind it is not part of it."""
+_SECRET = r"(?-i:[^\s'\"`,;<>\u0370-\U0010ffff])"
+"""A character of a password: text of another script behind it is not part of it.
+
+Never without regard to case: `k` is also the small letter of the Kelvin sign, which is one of those left out.
+"""
 _FOREIGN_PASSWORD = (
     rf"(?<![{WORD}])(?:{PASSWORD_LABELS}){LABEL_END}(?:\s\w{{1,12}})?['\"]?\s{{0,3}}{IS}\s{{0,2}}[`'\"]?"
     rf"(?P<v>{_SECRET}{{4,128}})"

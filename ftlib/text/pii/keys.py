@@ -86,6 +86,8 @@ _KEYS: tuple[tuple[str, str, str], ...] = (
     ("PERSON", _JUST_NAME, "place"),
 )  # fmt: skip
 _RULES = [(entity, re.compile(rf"(?:.*\b)?(?:{words})", re.IGNORECASE), shape) for entity, words, shape in _KEYS]
+ENTITIES = sorted({entity for entity, _, _ in _KEYS})
+"""What keys can tell."""
 _RULES_OF_NAMES = re.compile(
     rf"(?:.*\b)?(?:{_OF_PERSON}|(?:company|firm|employer|organi[sz]ation) name)", re.IGNORECASE
 )
@@ -127,6 +129,11 @@ def entity_of(cue: str, value: str) -> str | None:
         if pattern.fullmatch(cue) and _fits(shape, text):
             return None if entity == "PERSON" and _OF_THINGS.search(cue.lower()) else entity
     return None
+
+
+def names_someone(cue: str) -> bool:
+    """Whether the words of a key mean a person's name or a person, and not any name."""
+    return _RULES_OF_NAMES.fullmatch(cue) is not None or re.fullmatch(rf"(?i:{_ROLE})", cue) is not None
 
 
 def tells(cue: str, value: str) -> bool:

@@ -93,7 +93,7 @@ NUMBER_WORD = with_loose_accents(
     r"code|kod|id|s(?=[\s_-]?nummer)))"
 )
 IS = with_loose_accents(
-    r"(?:\s?(?::|=>|=|\#|\(|-|\b(?:ist|lautet|est|es|è|is|é|jest|wynosi|var|är|er|on)\b|是|为|為|は|が|은|는|이|가|"
+    r"(?:\s?(?::|=>|=|\#|\(|-|\b(?:ist|lautet|est|es|è|is|é|jest|to|wynosi|var|är|er|on)\b|是|为|為|は|が|은|는|이|가|"
     r"هو|هي)\s?[:：]?\s?)"
 )
 PASSWORD_LABELS = with_loose_accents(
