@@ -54,11 +54,11 @@ from ftlib.data.decontaminate import contaminated, dropped_rows, overlap_with_te
 from ftlib.data.dedup import REVIEW, common_text, find_equal, find_near, follow_keepers
 from ftlib.data.facts import Counts
 from ftlib.data.filter import Marked
-from ftlib.data.leftout import LeftOut, LeftOutFacts, refuse_left_out
+from ftlib.data.leftout import LeftOut, LeftOutFacts, hide_people, refuse_left_out
 from ftlib.data.losses import find_losses
 from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
-from ftlib.data.redact import store_ids, store_labels
+from ftlib.data.redact import NameScanner, store_ids, store_labels
 from ftlib.data.references import References
 from ftlib.data.report import CommonTextFacts, LossFacts, ResidualFacts
 from ftlib.data.residual import find_residual
@@ -247,7 +247,8 @@ class Flow:
         num_rows = found.rows.num_rows
         self._check_broken(found.broken_by_source.total(), num_rows, read=True)
         self._broken = self._mostly_broken(found)
-        self._left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
+        left_out = sum(collect(map_blocks(blocks, count_left_out)), LeftOut()).facts()
+        self._left_out = hide_people(left_out, NameScanner(self._config.pii, self._key).name)
         if self._config.input.strict:
             refuse_left_out(self._left_out)
         wanted = max(self._partitions, -(-num_rows // _MAX_ROWS_PER_PARTITION))

@@ -9,7 +9,7 @@ Parquet that are not even read are counted by Arrow, without a Python object for
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -23,9 +23,12 @@ MOST = 0.5
 """Share of a file's text above which what is left out is a grave finding."""
 _PLAIN_NAME = re.compile(r"[^\W\d][\w .\[\]-]{0,79}")
 _MANY_DIGITS = re.compile(r"\d{4}")
+_NUM_MANY_DIGITS, _MAX_NAME_CHARS = 4, 80
 UNUSUAL = "(names with digits or signs)"
 """Stands for names that may themselves be personal or numbered without end."""
 _SHOWN = 8
+_MAX_NAMES = 20
+"""Columns that a message names; a flattened export has thousands."""
 
 
 class LeftOutFacts(TypedDict):
@@ -57,18 +60,18 @@ class LeftOut:
     def add(self, source: str, num_chars: int, left: Mapping[str, int]) -> None:
         """Count one row: characters of its text, and the names that are left out with theirs."""
         self.num_chars[source] += num_chars
-        for name in {_shown(name) for name in left}:
+        for name in {shown_name(name) for name in left}:
             self.rows[source, name] += 1
         for name, count in left.items():
-            self.chars[source, _shown(name)] += count
+            self.chars[source, shown_name(name)] += count
 
     def add_column(self, source: str, name: str, column: pa.ChunkedArray) -> None:
         """Count a column of Parquet that is not read."""
         num_rows, count = _column_counts(column)
         self.num_chars[source] += count
         if num_rows:
-            self.rows[source, _shown(name)] += num_rows
-            self.chars[source, _shown(name)] += count
+            self.rows[source, shown_name(name)] += num_rows
+            self.chars[source, shown_name(name)] += count
 
     def as_json(self) -> str:
         """One text."""
@@ -103,6 +106,11 @@ class LeftOut:
         ]
 
 
+def hide_people(found: Sequence[LeftOutFacts], stored: Callable[[str, str, str], str | None]) -> list[LeftOutFacts]:
+    """The same with names that identify someone hashed. `stored`: `redact.NameScanner.name`."""
+    return [{**row, "name": stored("key", "", row["name"]) or row["name"]} for row in found]
+
+
 def refuse_left_out(found: Sequence[LeftOutFacts]) -> None:
     """Raise UserError, under `input.strict`, when anything is left out."""
     if not found:
@@ -132,8 +140,25 @@ def num_chars(value: Any) -> int:
     return len(value) if isinstance(value, bytes) else 0
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """A column's or key's name for logs, messages and reports: one that may be personal itself is not quoted."""
     return name if _PLAIN_NAME.fullmatch(name) and not _MANY_DIGITS.search(name) else UNUSUAL
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether a name can be quoted in a message: no mail address, no long number, nothing that does not print.
+
+    It may have signs, by which a reader sees that a delimiter was not understood.
+    """
+    few = sum(map(str.isdigit, name)) < _NUM_MANY_DIGITS
+    return few and "@" not in name and len(name) <= _MAX_NAME_CHARS and name.isprintable()
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Some columns for a message: the first twenty, and how many more there are."""
+    shown = list(dict.fromkeys(name if _is_harmless(name) else UNUSUAL for name in names))
+    more = f" and {len(shown) - _MAX_NAMES} more" if len(shown) > _MAX_NAMES else ""
+    return (", ".join(shown[:_MAX_NAMES]) or "(none)") + more
 
 
 def _column_counts(column: pa.ChunkedArray) -> tuple[int, int]:

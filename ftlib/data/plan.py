@@ -17,6 +17,7 @@ from ftlib.data.csv_rows import find_dialect
 from ftlib.data.encodings import text_form
 from ftlib.data.inputs import InputFile
 from ftlib.data.json_rows import is_document
+from ftlib.data.leftout import shown_names
 from ftlib.data.rawrow import RawRow
 from ftlib.data.rows import ReadTask, iter_rows
 from ftlib.data.shapes import readable_columns, resolve_shape, used_columns
@@ -121,7 +122,7 @@ def _plan_file(file: InputFile, config: InputConfig, hasher: KeyedHash) -> list[
 def _log_columns(file: InputFile, peek: _Peek, shape: str, config: InputConfig) -> None:
     columns = {column for row in peek.rows for column in row}
     if unused := sorted(columns - used_columns(shape, config)):
-        logger.info("%s: columns that are left out: %s", file.source, ", ".join(unused))
+        logger.info("%s: columns that are left out: %s", file.source, shown_names(unused))
     logger.info("%s: %s, %s", file.source, file.format, shape)
 
 

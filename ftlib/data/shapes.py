@@ -29,15 +29,13 @@ from ftlib.data.dialogue import (
     prompt_completion,
     text_of,
 )
-from ftlib.data.leftout import is_nothing, num_chars
+from ftlib.data.leftout import is_nothing, num_chars, shown_names
 from ftlib.data.preference import kto, preference, preferred_output, truth_of, turn_undesirable
 from ftlib.data.records import INSTRUCTING
 from ftlib.data.values import RowError, as_key, as_text, is_blank
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 LANGUAGE = "language"
-_NUM_SHOWN = 20
-"""Columns that a message names; a flattened export has thousands."""
 VERDICT = "kto_tag"
 """LLaMA-Factory's column that says of a row of any shape whether its answer is desirable."""
 _COMMON_COLUMNS = {"id", "weight", "metadata"}
@@ -102,16 +100,11 @@ def resolve_shape(source: str, rows: Sequence[Row], config: InputConfig) -> str:
     counts = counts or Counter(shape for row in rows if (shape := shape_of(dict.fromkeys(row, True))))
     if not counts:
         raise UserError(
-            f"{source}: unknown shape; its columns are: {_listed(columns)}. Known are "
+            f"{source}: unknown shape; its columns are: {shown_names(columns)}. Known are "
             f"{', '.join(name for name, _ in _DETECTORS)}; for other columns give input.template, "
             'for example {user: "{question}", assistant: "{answer}"}'
         )
     return counts.most_common(1)[0][0]
-
-
-def _listed(columns: Sequence[str]) -> str:
-    more = f" and {len(columns) - _NUM_SHOWN} more" if len(columns) > _NUM_SHOWN else ""
-    return (", ".join(columns[:_NUM_SHOWN]) or "(none)") + more
 
 
 def _check_template(source: str, template: TemplateConfig, columns: Sequence[str]) -> str:
@@ -119,7 +112,9 @@ def _check_template(source: str, template: TemplateConfig, columns: Sequence[str
     wanted = {name for part in parts for name in _PLACEHOLDER.findall(part)}
     missing = sorted(name for name in wanted if name.split(".", 1)[0] not in columns and name not in columns)
     if missing:
-        raise UserError(f"{source}: input.template names {', '.join(missing)}, but the columns are: {_listed(columns)}")
+        raise UserError(
+            f"{source}: input.template names {', '.join(missing)}, but the columns are: {shown_names(columns)}"
+        )
     return "template"
 
 

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftlib.config.prepare import InputConfig
+from ftlib.config.prepare import InputConfig, PiiConfig
 from ftlib.core.errors import UserError
 from ftlib.data import schema as s
 from ftlib.data.inputs import find_inputs
-from ftlib.data.leftout import UNUSUAL, LeftOut, refuse_left_out
+from ftlib.data.leftout import UNUSUAL, LeftOut, hide_people, refuse_left_out
 from ftlib.data.plan import plan_reads
 from ftlib.data.read import ReadSettings, read_records
 from ftlib.data.records import turns
+from ftlib.data.redact import NameScanner
 from ftlib.data.shapes import resolve_shape, to_content
 from ftlib.data.values import RowError
 
@@ -180,6 +181,23 @@ def test_a_text_that_points_to_a_picture_in_another_column_is_refused(kind):
 def test_a_message_on_columns_names_twenty_of_them():
     with pytest.raises(UserError, match=r"its columns are: c000, (.*, )c019 and 480 more\. Known are"):
         content_of({f"c{i:03}": "x" for i in range(500)})
+
+
+def test_messages_quote_no_column_that_may_be_personal(tmp_path, caplog):
+    personal = {"jane.roe@example.com": "x", "536-22-8741": "y"}
+    with pytest.raises(UserError, match=r"its columns are: \(names with digits or signs\), a:b\. Known are"):
+        content_of({"a:b": "z", **personal})
+    (tmp_path / "a.jsonl").write_text(json.dumps({"input": QUESTION, "output": ANSWER, **personal}) + "\n")
+    with caplog.at_level("INFO"):
+        left_out_of(tmp_path / "a.jsonl")
+    assert "left out: (names" in caplog.text and "jane" not in caplog.text and "8741" not in caplog.text
+
+
+def test_names_of_people_are_hashed_in_what_is_left_out():
+    facts = [{"source": "a", "name": name, "num_rows": 1, "share_of_text": 0.0}
+             for name in ("category", "notes of Emily Rodriguez")]  # fmt: skip
+    names = [row["name"] for row in hide_people(facts, NameScanner(PiiConfig(profile="fast"), b"k" * 32).name)]
+    assert names[0] == "category" and names[1].startswith("key_")
 
 
 def test_fields_of_messages():
