@@ -82,3 +82,16 @@ def test_a_password_is_found_with_all_letters(label):
         value = f"Zx9!{letter}waTTp2q"
         text = f"{label} {value} ."
         assert ("PASSWORD", value) in found(text), (label, letter)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Das Passwort ist falsch.", "Het wachtwoord is verlopen.", "A senha é obrigatória.", "Hasło to ciąg znaków."],
+)
+def test_what_is_said_of_passwords_stays(text):
+    assert found(text) == []
+
+
+@pytest.mark.parametrize("text", ["Passwort: sonnenschein", "Das Passwort ist 'sonnenschein'", "密码是sonnenschein"])
+def test_a_plain_word_is_a_password_where_a_sign_says_so(text):
+    assert found(text) == [("PASSWORD", "sonnenschein")]

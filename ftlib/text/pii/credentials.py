@@ -165,6 +165,15 @@ def _stated_password(value: str) -> bool:
     return _is_password(value) and any(kinds)
 
 
+def _is_told(match: re.Match[str]) -> bool:
+    """A password behind a sign, or one that is more than a plain word behind a verb (`Das Passwort ist falsch`)."""
+    head, value = match.string[match.start() : match.start("v")], match["v"]
+    return _stated_password(value) if _LATIN_END.search(head) else _is_password(value)
+
+
+_LATIN_END = re.compile(r"[a-z\u00df-\u024f]\s*$", re.IGNORECASE)
+
+
 def _is_key(value: str) -> bool:
     """A key under its label: digits and letters mixed, or too random for words."""
     if not _is_password(value) or re.fullmatch(r"[A-Za-z]+(?:[-_./][A-Za-z]+)*\.?|[\d.,/-]+", value):
@@ -243,7 +252,7 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
         Rule("PASSWORD", re.compile(_PAIR, re.ASCII), 0.85),
         Rule("PASSWORD", re.compile(_SHORT_LABELS, re.ASCII), 0.8, accept=_is_password),
         Rule("USERNAME", re.compile(_SHORT_USER, re.ASCII), 0.7, accept=_is_username),
-        Rule("PASSWORD", re.compile(_FOREIGN_PASSWORD, re.IGNORECASE), 0.85, accept=_is_password),
+        Rule("PASSWORD", re.compile(_FOREIGN_PASSWORD, re.IGNORECASE), 0.85, where=_is_told),
         Rule("PASSWORD", re.compile(_BARE_FOREIGN_PASSWORD, re.IGNORECASE), 0.7, accept=_stated_password),
         Rule("USERNAME", re.compile(_FOREIGN_USER, re.IGNORECASE), 0.8, accept=_is_username),
         Rule("PASSWORD", re.compile(_IN_URL, re.ASCII), 0.9),
