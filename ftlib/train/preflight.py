@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ftlib.config.train import TrainConfig, TrainReplayConfig
 from ftlib.core.errors import UserError
@@ -80,21 +81,28 @@ def _find_replay(config: TrainConfig) -> Replay | None:
 
     replay = config.data.replay
     if replay is None:
-        recorded = (read_manifest(config.data.path, "prepared").get("config", {}).get("mix") or {}).get("replay")
+        manifest = read_manifest(config.data.path, "prepared")
+        recorded = _recorded_replay(manifest.get("config"))
         if not recorded or config.objective.kind != "sft" or config.privacy is not None:
             return None
-        if not exists(join(recorded["path"], SUCCESS)):
+        # Where it lay is no part of what the dataset is: it stands beside the settings that count.
+        path = {**recorded, **_recorded_replay(manifest.get("timing", {}).get("config"))}.get("path")
+        if not path or not exists(join(path, SUCCESS)):
             raise UserError(
-                f"data.path={config.data.path} recorded mix.replay from {recorded['path']}, which is not a prepared "
-                "dataset: prepare it with jobs.prepare and name the result in data.replay.path"
+                f"data.path={config.data.path} recorded mix.replay from {path or 'a place that it does not tell'}, "
+                "which is not a prepared dataset: prepare it with jobs.prepare and name the result in data.replay.path"
             )
-        replay = TrainReplayConfig(path=recorded["path"], fraction=recorded["fraction"])
+        replay = TrainReplayConfig(path=path, fraction=recorded["fraction"])
     if config.objective.kind != "sft":
         raise UserError(f"data.replay mixes answers into objective.kind sft only, not {config.objective.kind}")
     prepared = open_prepared(replay.path)
     if not prepared.num_rows("train"):
         raise UserError(f"data.replay.path={replay.path}: its train split is empty")
     return Replay(prepared.files("train"), prepared.training_key, replay.fraction)
+
+
+def _recorded_replay(config: dict[str, Any] | None) -> dict[str, Any]:
+    return ((config or {}).get("mix") or {}).get("replay") or {}
 
 
 def _check_model(config: TrainConfig, folder: Path) -> None:
