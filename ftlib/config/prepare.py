@@ -248,6 +248,22 @@ class PiiConfig(Config):
 _KEEP_VARIANTS = {"threshold": 0.85, "drop_above": 0.99}
 
 
+class SemanticConfig(Config):
+    """Records that say the same in other words. They are kept, on one side of the split."""
+
+    model: PathStr | None = None
+    """Folder of an encoder that transformers loads (config.json, the tokenizer's files, model.safetensors), on a path that every node sees; a small sentence encoder such as all-MiniLM-L6-v2 is usual. It reads every kept record on the CPUs, about 20 to 100 records a second and CPU. Null: off."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Cosine similarity of two records' embeddings at and above which they stay on one side of the split. It depends on the model: look at a few pairs before you lower it."""
+
+    num_cells: Annotated[int, Field(ge=1)] | None = None
+    """Cells of k-means within which records are compared; more are faster and miss more pairs that lie across a border. Null: one for each 1,000 records."""
+
+    max_tokens: Annotated[int, Field(ge=8)] = 256
+    """Tokens of a record that the encoder reads; the rest of a longer one does not count."""
+
+
 class DedupConfig(Config):
     """Exact and near duplicates."""
 
@@ -283,6 +299,9 @@ class DedupConfig(Config):
 
     scheme: Literal["affine32", "legacy"] = "affine32"
     """datasketch's permutation scheme, written to the manifest; hashes of mixed schemes do not compare."""
+
+    semantic: SemanticConfig = SemanticConfig()
+    """Duplicates in meaning, found by embeddings."""
 
     @model_validator(mode="before")
     @classmethod

@@ -202,6 +202,7 @@ def make_facts(config: PrepareConfig, outcome: Outcome, ner: str) -> Facts:
         "warnings": outcome.warnings,
         "losses": outcome.losses,
         "common_text": outcome.common_text,
+        "semantic": outcome.semantic,
     }
 
 

@@ -60,13 +60,14 @@ from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import NameScanner, store_ids, store_labels
 from ftlib.data.references import References
-from ftlib.data.report import CommonTextFacts, LossFacts, ResidualFacts
+from ftlib.data.report import CommonTextFacts, LossFacts, ResidualFacts, SemanticFacts
 from ftlib.data.residual import find_residual
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
 from ftlib.data.row_keys import NO_ROWS, row_keys
 from ftlib.data.rowfacts import RowFacts
 from ftlib.data.rowmap import NO_MAP, ROWS_PER_SAMPLE, Fingerprint, RowMap, choose_bounds
 from ftlib.data.rows import ReadTask
+from ftlib.data.semantic import check_model, find_semantic
 from ftlib.data.sign import JUDGING_SHAPES, SignSettings, sign
 from ftlib.data.split import SPLIT, TRAIN
 from ftlib.data.split_tasks import split_rows
@@ -108,6 +109,8 @@ class Outcome:
     """Sources that lost much to one reason."""
     common_text: list[CommonTextFacts] = field(default_factory=list)
     """What most records of a source share."""
+    semantic: SemanticFacts | None = None
+    """How alike the kept rows are in meaning."""
     left_out: list[LeftOutFacts] = field(default_factory=list)
     """Columns and keys that no record carries on."""
     broken: list[BrokenFacts] = field(default_factory=list)
@@ -164,6 +167,8 @@ class Flow:
 
     def run(self) -> Outcome:
         """All stages up to the split."""
+        if (model := self._config.dedup.semantic.model) is not None:
+            check_model(model)
         signatures, rows, by_source, decided_first = self.find_duplicates()
         first = self._settle(decided_first)
         facts = RowFacts.of(signatures, self._config, bool(len(self._references.benchmarks.texts)), self._bounds)
@@ -387,7 +392,13 @@ class Flow:
         decided = store_ids(map_blocks(rows.decided, only_dropped), config.pii, self._key)
         removed = rows.removed
         after, shared_text = self._links_after_redaction(rows.processed, removed)
-        links = [*rows.links, *after]
+        meant, semantic = find_semantic(
+            rows.processed,
+            lambda tables: kept_table(tables, removed),
+            config.dedup.semantic,
+            self._partitions,
+        )
+        links = [*rows.links, *after, *meant]
         kept = RowMap.cut(rows.processed, self._bounds, lambda tables: split_columns(tables, removed))
         kept = rows.facts.with_split_columns(kept)
         placed, largest = split_rows(kept, links, config.split, config.seed, self._partitions)
@@ -423,6 +434,7 @@ class Flow:
             mix=mixed.facts(counts, by_source, config.mix.weights_by),
             residual=find_residual(rows.processed, kept, config.pii),
             common_text=shared_text,
+            semantic=semantic,
             losses=find_losses(
                 config,
                 self._key,

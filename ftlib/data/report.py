@@ -143,6 +143,22 @@ class CommonTextFacts(TypedDict):
     """A passage of it, redacted; empty where it is not shown."""
 
 
+class SemanticFacts(TypedDict):
+    """How alike the kept records are in meaning, by `dedup.semantic`."""
+
+    num_records: int
+    """Kept records that were embedded."""
+    num_alike: int
+    """Records of these that reach the threshold with another one."""
+    num_cells: int
+    """Cells of k-means."""
+    effective_num_cells: float
+    """Coverage: the exponential of the entropy of the cells' sizes; `num_cells` where all are of one size, 1 where one
+    holds everything."""
+    mean_distance_to_nearest: float | None
+    """Diversity: the mean of 1 - cosine to the nearest other record of the cell; 0 where each has a twin."""
+
+
 class LabelFacts(TypedDict):
     """Records of one label among those that were kept."""
 
@@ -214,6 +230,7 @@ class Facts(TypedDict):
     warnings: NotRequired[list[str]]
     losses: NotRequired[list[LossFacts]]
     common_text: NotRequired[list[CommonTextFacts]]
+    semantic: NotRequired[SemanticFacts | None]
 
 
 class Summary(TypedDict):
@@ -462,6 +479,8 @@ def _findings(facts: Facts, summary: Summary, balance: LabelBalance | None) -> l
                 "examples": [_shared_text(item) for item in shared[:_NUM_SHARED]],
             }
         )
+    if meant := facts.get("semantic"):
+        found.append(_semantic(meant))
     for warning in facts.get("warnings", []):
         add(True, "medium", warning, 1, "See the message.")
     return sorted_findings(found)
@@ -501,6 +520,20 @@ def _loss(loss: LossFacts) -> Finding:
 def _shared_text(item: CommonTextFacts) -> str:
     shown = f": “{item['text']}”" if item["text"] else ""
     return f"{item['source']}, {item['num_rows']} records{shown}"
+
+
+def _semantic(meant: SemanticFacts) -> Finding:
+    distance = meant["mean_distance_to_nearest"]
+    return {
+        "severity": "info",
+        "title": f"{meant['num_alike']} of {meant['num_records']} kept records say what another one says",
+        "count": meant["num_alike"],
+        "fix": "None needed: they stay on one side of the split. Few effective cells mean that the data covers little.",
+        "examples": [
+            f"records spread over {meant['effective_num_cells']} effective of {meant['num_cells']} cells",
+            "mean distance to the nearest other record: " + ("unknown" if distance is None else f"{distance}"),
+        ],
+    }
 
 
 def sorted_findings(found: Sequence[Finding]) -> list[Finding]:
