@@ -252,7 +252,7 @@ class SemanticConfig(Config):
     """Records that say the same in other words. They are kept, on one side of the split."""
 
     model: PathStr | None = None
-    """Folder of an encoder that transformers loads (config.json, the tokenizer's files, model.safetensors), on a path that every node sees; a small sentence encoder such as all-MiniLM-L6-v2 is usual. It reads every kept record on the CPUs, about 20 to 100 records a second and CPU. Null: off."""
+    """Folder of an encoder that transformers loads (config.json, the tokenizer's files, model.safetensors), on a path that every node sees; a small sentence encoder such as all-MiniLM-L6-v2 is usual. It reads every kept record on the CPUs, some tens of records a second. Null: off."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Cosine similarity of two records' embeddings at and above which they stay on one side of the split. It depends on the model: look at a few pairs before you lower it."""
@@ -552,6 +552,7 @@ class PrepareConfig(JobConfig):
         }.items():
             for name in names:
                 values[section].pop(name)
+        values["dedup"]["semantic"].pop("model")
         if values["mix"]["replay"]:
             values["mix"]["replay"].pop("path")
         for name in ("execution", "cluster", "review"):

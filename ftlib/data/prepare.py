@@ -22,8 +22,10 @@ from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.references import describe_replay, find_references, load_references
 from ftlib.data.residual import exceeds, refuse_residual
 from ftlib.data.review import read_decisions
+from ftlib.data.semantic import check_model
 from ftlib.data.source_names import SourceNames
 from ftlib.data.stored import work_folder
+from ftlib.models.fingerprint import model_fingerprint
 from ftlib.registry.manifest import MANIFEST, finished, work_key
 from ftlib.runtime.cluster import connect
 from ftlib.text.keyed import key_fingerprint
@@ -54,6 +56,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     beside = {name: [file.describe() for file in found] for name, found in others.items()}
     if config.mix.replay:
         beside["mix.replay.path"] = describe_replay(config.mix.replay)
+    if model := config.dedup.semantic.model:
+        check_model(model)
+        beside["dedup.semantic.model"] = [{"fingerprint": model_fingerprint(model)}]
     keyed_by = key_fingerprint(key)
     work = work_key(KIND, config.result_keys, {"files": described, "key": keyed_by, "ner": ner, **beside})
     check_output(config.output.path)

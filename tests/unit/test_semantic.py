@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ftlib.config.prepare import PrepareConfig
 from ftlib.core.errors import UserError
 from ftlib.data.semantic import SCALE, Embedded, alike_pairs, check_model, embed, find_centres, nearest_centre
 from ftlib.text.components import components
@@ -62,3 +63,12 @@ def test_embeddings_depend_on_the_text_alone(encoder):
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"dedup\.semantic\.model .* is no encoder"):
         check_model(str(tmp_path))
+
+
+def test_an_encoder_counts_by_its_content_and_not_by_its_place():
+    def keys(model):
+        return PrepareConfig.model_validate(
+            {"input": {"paths": ["a"]}, "output": {"path": "b"}, "dedup": {"semantic": {"model": model}}}
+        ).result_keys
+
+    assert keys("/models/one") == keys("/models/two")
