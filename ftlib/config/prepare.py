@@ -489,8 +489,8 @@ class ExecutionConfig(Config):
     num_partitions: Annotated[int, Field(ge=1)] = 8
     """Partitions of an exchange (grouping by hash). There are more where one would hold over 500,000 rows."""
 
-    rows_per_block: Annotated[int, Field(ge=1)] = 2048
-    """Rows that travel together between stages."""
+    rows_per_block: Annotated[int, Field(ge=1)] | None = None
+    """Rows that travel together between stages. Default: 2,048, and more for inputs that this would cut into over 256 blocks, up to 65,536: the driver keeps something of every block."""
 
 
 class PrepareOutputConfig(OutputConfig):

@@ -26,7 +26,7 @@ from ftlib.data.fertility import TokenCounts, count_tokens, encoder
 from ftlib.data.flow import Flow, Outcome
 from ftlib.data.inputs import all_inputs
 from ftlib.data.inspection import Inspected, inspect_table
-from ftlib.data.passes import configure_ray_data
+from ftlib.data.passes import configure_ray_data, rows_per_block
 from ftlib.data.plan import plan_reads
 from ftlib.data.prepare import check_pii
 from ftlib.data.prepared import open_prepared
@@ -127,7 +127,7 @@ def _inspect(config: AuditConfig, prepare: PrepareConfig, key: bytes, tasks: Seq
     """Formats, dates, languages and annotators of the records as they were read."""
     import ray
 
-    settings = ReadSettings(prepare.input, key, prepare.execution.rows_per_block)
+    settings = ReadSettings(prepare.input, key, rows_per_block(prepare.execution, tasks))
     annotations = config.audit.annotations
 
     def run(group: list[ReadTask]) -> Inspected:

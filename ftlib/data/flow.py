@@ -157,6 +157,7 @@ class Flow:
             judged=self._judged(),
         )
         self._partitions = config.execution.num_partitions
+        self._rows_per_block = passes.rows_per_block(config.execution, self._tasks)
         self._bounds = NO_ROWS
         self._sources = {task.rank: task.source for task in tasks}
 
@@ -236,7 +237,7 @@ class Flow:
         return summarise(near, self._bounds)
 
     def _reader(self, keep_raw: bool = False) -> ReadSettings:
-        return ReadSettings(self._config.input, self._key, self._config.execution.rows_per_block, keep_raw)
+        return ReadSettings(self._config.input, self._key, self._rows_per_block, keep_raw)
 
     def _read(self, tables: Any) -> tuple[list[Any], Fingerprint, dict[str, int]]:
         """The first pass: signatures, the fingerprint of all rows, rows of each source."""
@@ -379,9 +380,9 @@ class Flow:
         decisions = ray.put(self._decisions)
         if self._decisions:
             tables = passes.edited(tables, decisions, resources)
-        redacted = passes.redacted(tables, config.pii, self._key, resources)
+        redacted = passes.redacted(tables, config.pii, self._key, resources, self._rows_per_block)
         filtered = passes.filtered(redacted, config.filter, ray.put(marked), decisions, resources)
-        receipts = passes.stored(filtered, store, config.execution.rows_per_block, resources)
+        receipts = passes.stored(filtered, store, self._rows_per_block, resources)
         logger.info("%d rows to redact in up to %d processes, which load first", left, resources.num_actors)
         return [*earlier, *blocks_of(passes.run_pass(receipts, "redacting and filtering", left))]
 

@@ -153,7 +153,7 @@ def _texts(
     missing = wanted[~contains(np.sort(np.array(list(found), dtype=np.uint64)), wanted)]
     if len(missing):
         ranks = set((missing >> np.uint64(s.ROW_POSITION_BITS)).tolist())
-        settings = ReadSettings(config.input, key, config.execution.rows_per_block)
+        settings = ReadSettings(config.input, key, passes.rows_per_block(config.execution, tasks))
         tables = passes.read_tables(
             [task for task in tasks if task.rank in ranks],
             settings,

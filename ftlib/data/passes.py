@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ftlib.config.prepare import FilterConfig, PiiConfig
+from ftlib.config.prepare import ExecutionConfig, FilterConfig, PiiConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import Progress, get_logger
 from ftlib.data import schema as s
@@ -27,6 +27,8 @@ from ftlib.runtime.exchange import gather
 
 logger = get_logger(__name__)
 
+_MIN_ROWS_PER_BLOCK, _MAX_ROWS_PER_BLOCK, _USUAL_BLOCKS = 2048, 65_536, 256
+_PIECES_PER_BLOCK = 8
 _BATCHES_PER_BLOCK = 4
 _BLOCK_BYTES = 32 << 20
 _CPUS_FOR_ONE_READ = 16
@@ -68,6 +70,16 @@ def share_gpus(resources: Resources, gpus: float, config: PiiConfig) -> Resource
             "lower it, or set pii.num_gpus=0 to run the models on CPUs"
         )
     return replace(resources, num_actors=max(1, min(resources.num_actors, int(gpus / config.num_gpus))))
+
+
+def rows_per_block(config: ExecutionConfig, tasks: Sequence[ReadTask]) -> int:
+    """Rows that travel together: few enough for small inputs to spread, so many that large ones are few blocks."""
+    if config.rows_per_block is not None:
+        return config.rows_per_block
+    estimate = max(1, sum(task.num_rows_estimate for task in tasks))
+    bytes_each = max(1, sum(task.num_bytes for task in tasks) // estimate)
+    wanted = min(-(-estimate // _USUAL_BLOCKS), _MAX_ROWS_PER_BLOCK, _BLOCK_BYTES // bytes_each)
+    return max(wanted, _MIN_ROWS_PER_BLOCK)
 
 
 def configure_ray_data() -> None:
@@ -123,11 +135,17 @@ def signed(dataset: Any, settings: SignSettings, resources: Resources) -> Any:
     return _map(dataset, run, resources)
 
 
-def redacted(dataset: Any, config: PiiConfig, key: bytes, resources: Resources) -> Any:
-    """`schema.READ` → `schema.PROCESSED` in a pool of actors, each with its own analyzer."""
+def redacted(
+    dataset: Any, config: PiiConfig, key: bytes, resources: Resources, rows_per_block: int = _MIN_ROWS_PER_BLOCK
+) -> Any:
+    """`schema.READ` → `schema.PROCESSED` in a pool of actors, each with its own analyzer.
+
+    Blocks of `rows_per_block` rows are cut into pieces that keep all actors busy to the end.
+    """
     from ray.data import ActorPoolStrategy
 
-    small = dataset.repartition(target_num_rows_per_block=config.batch_size * _BATCHES_PER_BLOCK)
+    rows = max(config.batch_size * _BATCHES_PER_BLOCK, rows_per_block // _PIECES_PER_BLOCK)
+    small = dataset.repartition(target_num_rows_per_block=rows)
     # Its tasks ask for a whole CPU, which no node has free beside its actors: on several nodes nothing would move.
     small._logical_plan.dag.ray_remote_args["num_cpus"] = resources.cpus_per_task
     return small.map_batches(

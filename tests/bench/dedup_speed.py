@@ -65,7 +65,7 @@ def ftlib_run(path: Path, in_memory: bool = True) -> Run:
     tasks = plan_reads(find_inputs(config.input.paths), config.input, b"k" * 32)
     records = None
     if in_memory:
-        settings = ReadSettings(config.input, b"k" * 32, config.execution.rows_per_block)
+        settings = ReadSettings(config.input, b"k" * 32, passes.rows_per_block(config.execution, tasks))
         records = passes.read_tables(tasks, settings, passes.share_cpus(2, None)).materialize()
 
     def run() -> int:
