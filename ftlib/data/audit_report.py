@@ -10,8 +10,10 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from ftlib.data.fertility import Encode, TokenCounts, fragmented
+from ftlib.data.findings import sorted_findings
 from ftlib.data.inspection import Inspected, in_order
-from ftlib.data.report import Facts, Finding, Report, Severity, build_report, percentiles, sorted_findings
+from ftlib.data.report import build_report, percentiles
+from ftlib.data.report_facts import Facts, Finding, Report, Severity
 from ftlib.text.agreement import alpha
 from ftlib.text.hygiene import ENCODING, FIXES, ISSUES, PLACEHOLDER
 from ftlib.text.language import UNKNOWN

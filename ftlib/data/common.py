@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ftlib.data import schema as s
-from ftlib.data.report import CommonTextFacts
+from ftlib.data.report_facts import CommonTextFacts
 from ftlib.data.sign import spoken
 from ftlib.runtime.exchange import exchange, map_blocks
 from ftlib.text.keyed import KeyedHash, UInt64s, mix64

@@ -26,7 +26,8 @@ from ftlib.data.facts import length_facts, pii_facts, split_facts, stage_facts
 from ftlib.data.flow import Outcome
 from ftlib.data.prepared import KIND, SUCCESS, UNFINISHED
 from ftlib.data.redact import FAILED, NO_NER
-from ftlib.data.report import Facts, build_report, write_report
+from ftlib.data.report import build_report, write_report
+from ftlib.data.report_facts import Facts
 from ftlib.data.residual import exceeds
 from ftlib.data.schema import SPLITS
 from ftlib.data.write import Layout, write_files

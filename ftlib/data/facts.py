@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from ftlib.data import schema as s
 from ftlib.data.records import said
-from ftlib.data.report import LengthFacts, PiiFacts, SplitFacts, percentiles
+from ftlib.data.report import percentiles
+from ftlib.data.report_facts import LengthFacts, PiiFacts, SplitFacts
 from ftlib.text.quality import tokenize
 
 NUM_SAMPLES = 5

@@ -60,7 +60,7 @@ from ftlib.data.mix import mix_rows
 from ftlib.data.read import ReadSettings, Selection
 from ftlib.data.redact import NameScanner, store_ids, store_labels
 from ftlib.data.references import References
-from ftlib.data.report import CommonTextFacts, LossFacts, ResidualFacts, SemanticFacts
+from ftlib.data.report_facts import CommonTextFacts, LossFacts, ResidualFacts, SemanticFacts
 from ftlib.data.residual import find_residual
 from ftlib.data.review import Answer, Decision, Held, resolve, row_key_of
 from ftlib.data.row_keys import NO_ROWS, row_keys

@@ -20,7 +20,7 @@ from ftlib.data import passes
 from ftlib.data import schema as s
 from ftlib.data.dedup import REVIEW
 from ftlib.data.read import ReadSettings, Selection
-from ftlib.data.report import LossFacts
+from ftlib.data.report_facts import LossFacts
 from ftlib.data.row_keys import contains, row_keys
 from ftlib.data.rowmap import RowMap
 from ftlib.data.rows import ReadTask

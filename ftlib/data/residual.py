@@ -15,7 +15,7 @@ from ftlib.config.prepare import PiiConfig
 from ftlib.core.errors import GateError
 from ftlib.core.logging import get_logger
 from ftlib.data import schema as s
-from ftlib.data.report import ResidualFacts
+from ftlib.data.report_facts import ResidualFacts
 from ftlib.data.row_keys import row_keys
 from ftlib.data.rowmap import RowMap
 from ftlib.data.scanned import shown_strings

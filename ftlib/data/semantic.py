@@ -20,7 +20,7 @@ import pyarrow as pa
 from ftlib.config.prepare import SemanticConfig
 from ftlib.core.errors import UserError
 from ftlib.core.logging import get_logger
-from ftlib.data.report import SemanticFacts
+from ftlib.data.report_facts import SemanticFacts
 from ftlib.data.row_keys import row_keys
 from ftlib.data.sign import spoken
 from ftlib.runtime.exchange import exchange, gather, map_blocks

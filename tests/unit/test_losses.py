@@ -10,8 +10,8 @@ from ftlib.core.errors import UserError
 from ftlib.data import schema as s
 from ftlib.data.broken import BrokenRows, mostly_broken
 from ftlib.data.common import passage
+from ftlib.data.findings import loss_of, shared_text
 from ftlib.data.losses import NUM_EXAMPLES, Lost, _example, first_difference, lost_rows
-from ftlib.data.report import _loss, _shared_text
 from ftlib.text.keyed import KeyedHash
 from ftlib.text.minhash import shingle
 
@@ -61,10 +61,10 @@ def test_a_large_loss_is_a_high_finding():
         "num_in": 100,
         "examples": ["x"],
     }
-    found = _loss(loss)
+    found = loss_of(loss)
     assert found["severity"] == "high" and "40%" in found["title"] and found["examples"] == ["x"]
     assert "keep_variants" in found["fix"]
-    assert "filter.*" in _loss({**loss, "stage": "filter", "reason": "too_short"})["fix"]
+    assert "filter.*" in loss_of({**loss, "stage": "filter", "reason": "too_short"})["fix"]
 
 
 def test_a_passage_is_the_longest_run_of_common_text():
@@ -75,7 +75,7 @@ def test_a_passage_is_the_longest_run_of_common_text():
     long = " ".join(f"word{i}" for i in range(100))
     every = np.unique(shingle([long], 5, KeyedHash(KEY, "token")).values)
     assert passage(long, every, KEY, 5).endswith("…")
-    assert _shared_text({"source": "a", "num_rows": 3, "text": ""}) == "a, 3 records"
+    assert shared_text({"source": "a", "num_rows": 3, "text": ""}) == "a, 3 records"
 
 
 def test_keep_variants():

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from ftlib.data.report import Facts, build_report, label_balance, percentiles, write_report
+from ftlib.data.report import build_report, label_balance, percentiles, write_report
+from ftlib.data.report_facts import Facts
 
 CONFLICT = {"labels": ["x", "y"], "num_groups": 1, "num_rows": 2}
 FACTS: Facts = {
