@@ -108,7 +108,8 @@ class PssSampler(threading.Thread):
             found = Counter[str]()
             for item in find_marked(self._cluster_id, self._temp_dir):
                 found[_role(item.pid, self._driver)] += _memory(item.pid, "Pss")
-            private = _memory(self._driver, "Private_Dirty") + _memory(self._driver, "Private_Clean")
+            # Clean pages are libraries', which count as private once the workers that shared them are gone.
+            private = _memory(self._driver, "Private_Dirty")
             self.peak_driver_private = max(self.peak_driver_private, private)
             self.peak_driver = max(self.peak_driver, found["driver"])
             if found.total() > self.peak:
