@@ -24,6 +24,7 @@ from ftlib.text.pii.elements import NamedValueRecognizer
 from ftlib.text.pii.engines import NerEngines
 from ftlib.text.pii.finding import Finding, merge_findings
 from ftlib.text.pii.fold import Folded, fold, folded
+from ftlib.text.pii.honorifics import honorific_rules
 from ftlib.text.pii.labelled import labelled_recognizers
 from ftlib.text.pii.letters import alone
 from ftlib.text.pii.names import name_recognizers
@@ -35,6 +36,7 @@ from ftlib.text.pii.presidio import LocalRecognizer
 from ftlib.text.pii.profiles import needs_ner, profile_entities
 from ftlib.text.pii.proven import proven_recognizers
 from ftlib.text.pii.rules import ExpressionRecognizer, Rule, RuleRecognizer
+from ftlib.text.pii.salutations import salutation_rules
 from ftlib.text.pii.terms import is_common, is_plain
 from ftlib.text.pii.windows import find_names
 
@@ -53,6 +55,7 @@ def build_recognizers(language: str = "en", regions: Sequence[str] = ("US", "GB"
         *date_recognizers(language),
         *address_recognizers(language),
         *name_recognizers(language),
+        RuleRecognizer("SalutationRecognizer", [*salutation_rules(), *honorific_rules()], language),
         NamedValueRecognizer(language),
     ]
 

@@ -50,9 +50,7 @@ _PASSWORD = (
     rf"(?P<v>[^\s'\"`,;<>]{{4,128}})"
 )
 _QUOTED_PASSWORD = rf"(?i:{_PASSWORD_LABEL})[^\n'\"`]{{0,24}}[`'\"](?P<v>[^\s'\"`]{{4,128}})[`'\"]"
-_IDENTIFIED_BY = (
-    r"(?i:identified\s(?:with\s\S+\s)?by|requirepass|sshpass\s-p|--password[= ])\s?[`'\"]?(?P<v>[^\s'\"`;,]{4,128})"
-)
+_IDENTIFIED_BY = r"(?i:identified\s(?:with\s\S+\s)?by|requirepass|sshpass\s-p)\s?[`'\"]?(?P<v>[^\s'\"`;,]{4,128})"
 _BARE_PASSWORD = (
     rf"(?i:{_PASSWORD_LABEL})\s[`'\"(]?(?P<v>(?=\S*[\d!@#$%^&*+=?~_-])(?=\S*[A-Za-z])[^\s'\"`,;<>()]{{6,64}})"
 )
@@ -103,6 +101,32 @@ _PAIR = (
     r"credenciais|"
     r"dane logowania|登录信息|ログイン情報|로그인 정보|логин/пароль)\s{0,2}[:=]\s{0,2}['\"]?"
     r"(?P<v>[A-Za-z][\w.@+-]{1,63}\s{0,2}[/|,:]\s{0,2}(?=[^\s'\"]{0,60}[\d!#$%^&*])[^\s'\"/|,;]{4,64})"
+)
+_OPTION_END = r"(?P<v>(?<=['\"])[^'\"\n$]{3,64}(?=['\"])|(?![-$<{%])[^\s'\"`|;<>]{3,128})"
+_GLUED_OPTION = (
+    r"\b(?:mysql[a-z]{0,8}|mariadb(?:-[a-z]{1,8})?|sshpass|7za?)\s[^\n|;]{0,160}?(?<=\s)-p(?![a-z]{3,10}[ =:])['\"]?"
+    rf"{_OPTION_END}"
+)
+_SPACED_OPTION = (
+    r"\b(?:(?:mongo(?:sh|dump|restore|export|import)?|(?:docker|podman|az|oc|helm\sregistry)\slogin|sshpass)\s"
+    r"(?:[^\n|;]{0,160}?\s)?-p|(?:sqlcmd|bcp|osql|unzip|zip|mosquitto_(?:pub|sub))\s(?:[^\n|;]{0,160}?\s)?-P|"
+    r"redis-cli\s(?:[^\n|;]{0,160}?\s)?-a|(?:plink|pscp)\s(?:[^\n|;]{0,160}?\s)?-pw|"
+    r"ldap(?:search|modify|add|delete|whoami)\s(?:[^\n|;]{0,160}?\s)?-w)\s{1,3}['\"]?"
+    rf"{_OPTION_END}"
+)
+_VARIABLE = (
+    r"(?<![A-Za-z0-9_])(?:(?:[A-Z0-9]{1,16}_){0,3}(?:[A-Z]{0,8}(?:PASSWORD|PASSWD)|PASS|SSHPASS)|"
+    r"(?:[A-Z0-9]{1,16}_){1,3}PWD|"
+    r"REDISCLI_AUTH)=['\"]?"
+    r"(?P<v>(?<=['\"])[^'\"\n$]{3,64}(?=['\"])|(?![-$<{%/*])[^\s'\"`|;&<>]{3,128})"
+)
+_LONG_OPTION = rf"(?:(?<=\s)|^)--(?:password|passwd|passphrase|pass|pwd)(?:=|\s{{1,3}})['\"]?{_OPTION_END}"
+_LOGIN_PAIR = (
+    r"(?i:\b(?:log[ -]?in|log[ -]?on|sign[ -]?in|logged[ ]in|credentials?|creds|zugang(?:sdaten)?|"
+    r"anmeldung|anmeldedaten|"
+    r"identifiants|credenciales|acceso|credenziali|inloggegevens|логин)"
+    r"(?:[ ](?:is|are|was|with|as|using|to|use|data|details|mit|ist|avec|con|met)){0,2})[ ]{1,2}[`'\"(]?"
+    r"(?P<v>[A-Za-z][A-Za-z0-9_.@+-]{1,63}[ ]?[/|:][ ]?(?P<secret>[^\s'\"`/|:,;<>()]{6,64}))(?![/\w])"
 )
 _SHORT_LABELS = r"(?i:\b(?:pwd|passwd|psw|pass|pw)\b)['\"]?\s{0,2}[=:]\s{0,2}['\"]?(?P<v>[^\s'\"`,;<>&]{4,128})"
 _SHORT_USER = r"(?i:\b(?:user|usr|uid|login|username)\b)['\"]?\s{0,2}=\s{0,2}['\"]?(?P<v>[A-Za-z][\w.@-]{2,63})"
@@ -163,6 +187,31 @@ def _stated_password(value: str) -> bool:
     value = value.rstrip(".,;:!?)")
     kinds = [any(map(str.isdigit, value)), not value.isalnum(), not (value[1:].islower() or value[1:].isupper())]
     return _is_password(value) and any(kinds)
+
+
+def _is_pair(match: re.Match[str]) -> bool:
+    """A user and a password behind a word for logging in; paths and versions (`login src/auth2`) are none."""
+    secret = match["secret"].rstrip(".!?")
+    kinds = [any(map(str.isdigit, secret)), any(map(str.islower, secret)), any(map(str.isupper, secret))]
+    signs = bool(re.search(r"[!#$%^&*?@+=~]", secret))
+    return not re.fullmatch(r"[\w-]+\.[A-Za-z]{1,5}", secret) and sum(kinds) + signs >= 3
+
+
+def _is_option(value: str) -> bool:
+    """A password behind an option; not the name of a variable or a word that stands for one."""
+    return not re.fullmatch(
+        r"(?i)\*+|x{3,}|\.+|\[?redacted.*|\[.*\]|<.*|\{.*|password|passwd|your\S*|port\S*|\d{2,5}:\d{2,5}", value
+    )
+
+
+def _is_flag_value(value: str) -> bool:
+    """A password behind `--password`; not the rest of a sentence about it."""
+    return _is_option(value) and not re.fullmatch(
+        r"(?i)(?:option|flag|argument|parameter|switch|prompt|was|were|has|had|and|can|will|must|should|may|"
+        r"for|with|from|"
+        r"instead|when|where|which|that|the|this|your|not|does|is|are|required|to|if|on|in|or|as)[,.:;!?]?",
+        value,
+    )
 
 
 def _is_told(match: re.Match[str]) -> bool:
@@ -242,6 +291,11 @@ def credential_recognizers(language: str) -> list[LocalRecognizer]:
             0.9,
             accept=_is_password,
         ),
+        Rule("PASSWORD", re.compile(_GLUED_OPTION, re.ASCII), 0.9, accept=_is_option),
+        Rule("PASSWORD", re.compile(_SPACED_OPTION, re.ASCII), 0.9, accept=_is_option),
+        Rule("PASSWORD", re.compile(_LONG_OPTION, re.ASCII), 0.9, accept=_is_flag_value),
+        Rule("PASSWORD", re.compile(_VARIABLE, re.ASCII), 0.85, accept=_is_option),
+        Rule("PASSWORD", re.compile(_LOGIN_PAIR, re.ASCII), 0.85, where=_is_pair),
         Rule("API_KEY", re.compile(_BASIC, re.ASCII), 0.95, accept=_is_basic),
         Rule("API_KEY", re.compile(_BEARER, re.ASCII), 0.9, accept=_is_password),
         Rule("API_KEY", re.compile(_HEADER_KEY, re.ASCII), 0.85, accept=_is_password),

@@ -69,6 +69,13 @@ school college university hospital church tower bridge county city state states 
 days eve week year edition collection version mode club team group project house hall center centre water wine juice
 salad sauce grey bread leaf leaves green blue red gold stone rock light sky dance music show book page pages number file
 report plan bank card gift box design style price prices update release notes set up level stars star bar street fair
+size sizes margin margins layout layouts theme themes font fonts template templates width height orientation header
+headers footer footers break breaks builder editor color colors colour colours
+title titles url link links load loads view
+views viewer complete completed read unread required count counts counter button buttons icon icons menu menus panel
+tab tabs toolbar sidebar widget widgets window windows border borders background settings setting option options preview
+zoom rank ranking speed limit limits error errors index range source setup access permission permissions role
+roles filter filters cache token tokens
 """.split()  # noqa: SIM905
 )
 """What follows a word of everyday use (`Olive Oil`, `Summer Sale`) and shows that it is no given name."""

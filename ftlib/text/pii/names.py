@@ -19,10 +19,10 @@ from ftlib.text.pii.terms import is_generic, is_term
 _UP = f"[{ANY_UP}]"
 _LATIN_NAME = rf"(?:[{LATIN_UP}][{LATIN}]*(?:(?:-|'(?!s\b))[{LATIN}]+)*|[{LATIN_UP}]\.)"
 _NAME = one_script(r"(?:{up}{any}*(?:(?:-|'(?!s\b)){any}+)*|{up}\.)")
-_PARTICLE = r"(?:(?:van|von|de|der|den|del|della|di|da|dos|la|le|bin|ibn|al|el|ter|ten|af|av|y)[ ])"
-_FULL = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{0,3}}"
-_TWO = rf"{_NAME}(?:[ ]{_PARTICLE}{{0,2}}{_NAME}){{1,3}}"
-_OTHER = r"[^\x00-\u036f]"
+PARTICLE = r"(?:(?:van|von|de|der|den|del|della|di|da|dos|la|le|bin|ibn|al|el|ter|ten|af|av|y)[ ])"
+FULL = rf"{_NAME}(?:[ ]{PARTICLE}{{0,2}}{_NAME}){{0,3}}"
+_TWO = rf"{_NAME}(?:[ ]{PARTICLE}{{0,2}}{_NAME}){{1,3}}"
+OTHER = r"[^\x00-\u036f]"
 """A letter of another script right behind a name."""
 _TITLE = (
     r"(?:Mr|Mrs|Ms|Miss|Mx|Messrs|Mister|Madam|Dr|Doctor|Prof|Professor|Sir|Dame|Lady|Lord|Rev|Reverend|Fr|Judge|"
@@ -46,7 +46,7 @@ _NAME_KEY = (
     r"employee|member|guardian|applicant|holder|owner|author|agent|sender|recipient|payee|payer|beneficiary|caller|guest|"
     r"student|teacher|doctor|passenger|driver|spouse|parent|child|manager|assignee))?name"
 )
-_NOT_NAMES = (
+NOT_NAMES = (
     r"(?!(?:The|This|That|These|Those|My|Your|Our|Their|It|Its|We|You|He|She|They|I|A|An|And|Or|But|If|In|On|At|To|"
     r"For|Of|With|From|By|As|Is|Are|Was|Were|Please|Thank|Thanks|Dear|Hi|Hello|Hey|Support|Team|Customer|Service|"
     r"Sir|Madam|All|Everyone|There|Folks|Date|Phone|Email|Address|Unknown|None|Null|True|False|N|Help|Re|Best|Kind|"
@@ -91,7 +91,7 @@ _EMPLOYER = (
     rf"December)\b){_UP}[\w&'’-]{{0,40}}(?:[ ](?:(?:of|and|&)[ ])?{_UP}[\w&'’-]{{0,40}}){{0,3}})"
 )
 _OFFICE = (
-    rf"\b[Tt]he[ ](?P<v>{_NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]{{0,40}}"
+    rf"\b[Tt]he[ ](?P<v>{NOT_NAMES}(?!(?:Main|New|Local|Head|Post|Regional|Front|Back|Home)\b){_UP}[\w&'’-]{{0,40}}"
     rf"(?:[ ](?:(?:of|and|&)[ ])?[\w&'’-]+){{0,4}}?)[ ](?:head)?(?:office|headquarters|branch|store)\b"
 )
 _WHEREABOUTS = (
@@ -100,7 +100,7 @@ _WHEREABOUTS = (
     r"based[ ]in|located[ ]in|trip[ ]to|travel(?:l?ing|l?ed)?[ ]to|fl(?:ew|ying)[ ](?:to|from)|arrived[ ](?:at|in)|"
     r"(?-i:[Vv]isit)(?:ed|ing)?|"
     r"i(?:['’]m|[ ]am)[ ]in|city[ ]of|town[ ]of|native[ ]of|resid(?:es?|ed|ing)[ ]in))"
-    rf"[ ](?P<v>{_NOT_NAMES}(?=\w{{4}}){_UP}[\w'’-]+(?:[ ](?:(?:de|la|del|di|da|do|nad|am|of|upon|"
+    rf"[ ](?P<v>{NOT_NAMES}(?=\w{{4}}){_UP}[\w'’-]+(?:[ ](?:(?:de|la|del|di|da|do|nad|am|of|upon|"
     rf"sur)[ ]){{0,2}}{_UP}[\w'’-]+){{0,4}})"
 )
 
@@ -123,7 +123,7 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
         edge = r"(?:(?<![\w.@/\\-])|(?<=[à-öø-ÿ])(?=[A-Z][a-z]))"
         self._word = compile_latin(rf"{edge}{_UP}[{LATIN}]+(?:-{_UP}[{LATIN}]+)?")
         self._surnames = compile_latin(
-            rf"((?:[ ]{_PARTICLE}{{0,2}}{_LATIN_NAME}|[ ]{_UP}\.(?=[ ,;)\n]|$)){{0,3}})(?![\w@])"
+            rf"((?:[ ]{PARTICLE}{{0,2}}{_LATIN_NAME}|[ ]{_UP}\.(?=[ ,;)\n]|$)){{0,3}})(?![\w@])"
         )
         super().__init__(supported_entities=["PERSON"], name="GivenNameRecognizer", supported_language=language)
 
@@ -160,7 +160,7 @@ class GivenNameRecognizer(LocalRecognizer):  # type: ignore[misc]
         """Where a name ends: in a line of capitals one surname is taken, as the words behind it have capitals, too."""
         if not (first[0].isupper() and surnames[1].isupper()):
             return surnames.end()
-        one = re.compile(rf"[ ]{_PARTICLE}{{0,2}}{_LATIN_NAME}", re.IGNORECASE).match(text, first.end())
+        one = re.compile(rf"[ ]{PARTICLE}{{0,2}}{_LATIN_NAME}", re.IGNORECASE).match(text, first.end())
         return one.end() if one else surnames.end()
 
     def _uncased(self, text: str) -> Iterator[tuple[int, int]]:
@@ -179,7 +179,7 @@ after before because very really still also then than some any all wrote writes 
 gives took takes made makes called calls sent sends lives lived works worked spent shouted granted
 """.split()  # noqa: SIM905
 )
-_STOP_AFTER = re.compile(_NOT_NAMES.replace("(?!", "(?:", 1), re.IGNORECASE)
+_STOP_AFTER = re.compile(NOT_NAMES.replace("(?!", "(?:", 1), re.IGNORECASE)
 
 
 def _signs_off(match: re.Match[str]) -> bool:
@@ -197,24 +197,22 @@ def _rules() -> list[Rule]:
     def person(pattern: str, score: float) -> Rule:
         return Rule("PERSON", compile_latin(pattern), score)
 
-    titled = rf"(?<!\w){_TITLE}\b\.?[ ]{_NOT_NAMES}{_FULL}(?:,?[ ](?:Jr|Sr|II|III|MD|PhD|Esq|RN|DO)\b\.?)?"
-    full, two = rf"(?P<v>{_NOT_NAMES}{_FULL})", rf"(?P<v>{_NOT_NAMES}{_TWO})"
+    titled = rf"(?<!\w){_TITLE}\b\.?[ ]{NOT_NAMES}{FULL}(?:,?[ ](?:Jr|Sr|II|III|MD|PhD|Esq|RN|DO)\b\.?)?"
+    full, two = rf"(?P<v>{NOT_NAMES}{FULL})", rf"(?P<v>{NOT_NAMES}{_TWO})"
     return [
         Rule("PERSON", compile_latin(titled), 0.85, accept=_names_one),
         person(r"(?<![\w@.])(?:mr|mrs|ms|miss|dr)\b\.?[ ][a-zà-ÿ'’-]{2,20}", 0.6),
         person(rf"(?<!\w)(?i:{_LABEL})['\"]?[ ]?(?:[:=]|=>)[ ]?['\"]?{two}(?!\w)", 0.8),
-        person(
-            rf"(?<!\w)(?i:{_NAME_KEY}|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{_OTHER})", 0.7
-        ),
-        person(rf"(?<!\w)(?i:{NAME_LABELS})['\"]?[ ]{{0,2}}[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{_OTHER})", 0.7),
-        person(rf"(?:^|[\n.!?\"'(][ ]*|{_OTHER}){_GREETING},?[ ]{full}(?=[ ]*(?:[,!.:;\n-]|$)|{_OTHER})", 0.75),
-        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$)|{_OTHER})", 0.8),
+        person(rf"(?<!\w)(?i:{_NAME_KEY}|patient|attn)['\"]?[ ]?[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{OTHER})", 0.7),
+        person(rf"(?<!\w)(?i:{NAME_LABELS})['\"]?[ ]{{0,2}}[:=][ ]?['\"]?{full}(?=['\"\s,;.|}})]|$|{OTHER})", 0.7),
+        person(rf"(?:^|[\n.!?\"'(][ ]*|{OTHER}){_GREETING},?[ ]{full}(?=[ ]*(?:[,!.:;\n-]|$)|{OTHER})", 0.75),
+        person(rf"(?<!\w){_CLOSING}[ ]*[,.!-]?[ ]*\n+[ ]*[-–—~]*[ ]*{full}(?=[ ]*(?:[\n,.|(]|$)|{OTHER})", 0.8),
         person(rf"(?<!\w){_CLOSING}[ ]*[,!.–—-]+[ ]*{full}[ ]*\.?[ ]*(?=\n|$)", 0.75),
         Rule("PERSON", re.compile(rf"(?:^|\n|[.!?] ) *[-~]{{1,2}} ?{full} *(?=\n|$)"), 0.6, where=_signs_off),
-        person(rf"(?<![\w.@/\\-])(?P<v>{_NOT_NAMES}{_UP}[{LATIN}]+[ ](?:{_UP}\.[ ])?{_GAELIC})(?!\w)", 0.65),
+        person(rf"(?<![\w.@/\\-])(?P<v>{NOT_NAMES}{_UP}[{LATIN}]+[ ](?:{_UP}\.[ ])?{_GAELIC})(?!\w)", 0.65),
         person(rf"(?<!\w){_SELF}[ ]{full}", 0.75),
         person(rf"(?:\bI['’]?m|\bI\sam|\b[Tt]his\sis|\bit['’]s|\bhere\sis)[ ]{two}", 0.6),
-        person(rf"(?m)^[ ]*(?P<v>{_NOT_NAMES}{_TWO})(?=[ ]?[(<][^)>\n]{{0,40}}@)", 0.8),
+        person(rf"(?m)^[ ]*(?P<v>{NOT_NAMES}{_TWO})(?=[ ]?[(<][^)>\n]{{0,40}}@)", 0.8),
         person(rf"(?m)^[ \t]*{full}:[ ]?\\\\?[\"“]", 0.7),
         person(rf"(?:\b(?:said|says|asked|asks|replied|shouted|wrote|told|yelled)[ ]){full}", 0.65),
         person(

@@ -20,7 +20,7 @@ _PROVEN_BY_PRESIDIO = (
 _PUBLIC_SERIES = tuple(
     """
 ISO IEC RFC CVE CWE NDC ANSI NIST UTF SHA AES RSA HTTP ICD CPT IEEE DIN EN USB CD ASTM PEP JSR COVID SARS GPT
-FIPS SAE UL FDA CFR USC ATC EC EU PCI SOC HL RTX GTX MP CC GPL BSD LM ED FY
+FIPS SAE UL FDA CFR USC ATC EC EU PCI SOC HL RTX GTX MP CC GPL BSD LM ED FY KB PMC NCT GSE
 """.split()  # noqa: SIM905
 )
 
@@ -67,6 +67,26 @@ def _rules() -> list[Rule]:
     ]
 
 
+_MODEL_BEFORE = re.compile(
+    r"(?i)(?:^|[^a-z])(?:model(?:l|o|le|lo)?|modèle|series|part|type|typ|sku|firmware|chip(?:set)?|"
+    r"printer|camera|router|"
+    r"motherboard|drucker|modelnummer|型号|型番|модель)"
+    r"(?:[ ](?:no\.?|number|name))?[ ]?[:#]?[ ]?\Z"
+)
+_MODEL_BEHIND = re.compile(
+    r"(?i)[ ](?:models?|series|printers?|cameras?|routers?|motherboards?|monitors?|laptops?|"
+    r"chip(?:set)?s?|drives?|engines?|"
+    r"switch(?:es)?|firmware|drills?|scanners?|adapters?|cartridges?|toners?)(?![a-z-])"
+)
+
+
+def _is_no_model(match: re.Match[str]) -> bool:
+    """No name of a product, which many own: `Model XJ-9000-B`, `the XJ-9000-B printer`."""
+    text = match.string
+    before = text[max(0, match.start() - 30) : match.start()]
+    return _MODEL_BEFORE.search(before) is None and _MODEL_BEHIND.match(text, match.end()) is None
+
+
 def _identifier_rules() -> list[Rule]:
     """Identifiers by shape alone: a prefix of capitals and a run of digits, as registries number things."""
     public = "|".join(_PUBLIC_SERIES)
@@ -74,16 +94,16 @@ def _identifier_rules() -> list[Rule]:
         rf"(?<![\w-])(?!(?:{public})-)[A-Z]{{2,6}}-(?=[A-Z0-9-]*\d{{2}})[A-Z0-9]{{2,16}}"
         rf"(?:-[A-Z0-9]{{1,12}}){{0,3}}(?![\w-])"
     )
-    letters_then_digits = r"(?<![\w-])[A-Z]{1,3}\d{6,10}[A-Z]?(?![\w-])"
-    mixed = r"(?<![\w-])(?=[A-Z0-9]*[A-Z])(?=(?:[A-Z0-9]*\d){4})[A-Z0-9]{8,16}(?![\w-])"
+    letters_then_digits = r"(?<![\w-])(?!(?:KB|PMC|NCT|GSE)\d)[A-Z]{1,3}\d{6,10}[A-Z]?(?![\w-])"
+    mixed = r"(?<![\w-])(?!(?:KB|PMC|NCT|GSE)\d)(?=[A-Z0-9]*[A-Z])(?=(?:[A-Z0-9]*\d){4})[A-Z0-9]{8,16}(?![\w-])"
     bare = r"(?<![\w.,$€£#/:+=-])\d{8,12}(?!\w|[.,:/-]\d|\s?[%€£])"
     grouped = r"(?<![\w.,$€£/:+-])\d{4}([ -])\d{4}\1\d{4}(?!\w|[ .,-]\d)"
     return [
         Rule("ID_NUMBER", re.compile(bare, re.ASCII), 0.45),
         Rule("NATIONAL_ID", re.compile(grouped, re.ASCII), 0.6),
-        Rule("ID_NUMBER", re.compile(prefixed, re.ASCII), 0.5, accept=digits_between(4, 20)),
-        Rule("ID_NUMBER", re.compile(letters_then_digits, re.ASCII), 0.5),
-        Rule("ID_NUMBER", re.compile(mixed, re.ASCII), 0.45),
+        Rule("ID_NUMBER", re.compile(prefixed, re.ASCII), 0.5, accept=digits_between(4, 20), where=_is_no_model),
+        Rule("ID_NUMBER", re.compile(letters_then_digits, re.ASCII), 0.5, where=_is_no_model),
+        Rule("ID_NUMBER", re.compile(mixed, re.ASCII), 0.45, where=_is_no_model),
     ]
 
 
