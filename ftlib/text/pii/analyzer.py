@@ -263,5 +263,6 @@ _EXACT_ECHO = {
     "ORGANIZATION",
 }
 _TITLES = re.compile(
-    r"(?i)(?:mr|mrs|ms|miss|mx|dr|doctor|prof|professor|sir|rev|nurse|judge|officer|captain|the|and|van|von|der)"
+    r"(?i)(?:mr|mrs|ms|miss|mx|dr|doctor|prof|professor|sir|rev|nurse|judge|officer|captain|the|and|van|von|der|"
+    r"herrn?|frau|monsieur|madame|señora?|signora?|heer|mevrouw|senhora?|pan|pani|panie|господин|госпожа)"
 )

@@ -27,7 +27,7 @@ OTHER = r"[^\x00-\u036f]"
 _TITLE = (
     r"(?:Mr|Mrs|Ms|Miss|Mx|Messrs|Mister|Madam|Dr|Doctor|Prof|Professor|Sir|Dame|Lady|Lord|Rev|Reverend|Fr|Judge|"
     r"Justice|Hon|Capt|Captain|Sgt|Sergeant|Lt|Lieutenant|Col|Colonel|Gen|General|Officer|Detective|Nurse|Attorney|"
-    r"Senator|Herr|Frau|Monsieur|Madame|Señora?|Signor[ae]?)"
+    r"Senator)"
 )
 _LABEL = (
     r"(?:(?:full|first|last|family|given|middle|maiden|legal|display|contact|customer|patient|client|account[ ]?holder|"
