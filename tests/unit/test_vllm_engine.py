@@ -269,8 +269,12 @@ def test_a_server_that_ends_or_hangs_at_its_start_is_shown_with_its_last_lines(m
         make().start()
     (notes / "broken").unlink()
     (notes / "slow").touch()
-    with pytest.raises(UserError, match=r"does not serve after 1 s(.|\n)*still loading"):
-        make(start_timeout_s=1.0).start()
+    for seconds in (1, 4, 16, 64):  # a busy machine may need more than one to start Python at all
+        with pytest.raises(UserError, match=rf"does not serve after {seconds} s") as refused:
+            make(start_timeout_s=float(seconds)).start()
+        if "still loading" in str(refused.value):
+            break
+    assert "still loading" in str(refused.value)
     assert not any(process(int(pid)) for pid in (notes / "pids").read_text().split())
 
 
